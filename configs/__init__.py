@@ -1,0 +1,22 @@
+"""What a run is: the typed schema, the settings, the data-set catalog, and the few things every room shares."""
+
+from configs.errors import RequestError, RunError
+from configs.load import dataset_entry, describe, dump, load, pair_identity, parse, read, settings
+from configs.schema import Config, Losses, Pairs, Phase
+
+__all__ = [
+    "Config",
+    "Losses",
+    "Pairs",
+    "Phase",
+    "RequestError",
+    "RunError",
+    "dataset_entry",
+    "describe",
+    "dump",
+    "load",
+    "pair_identity",
+    "parse",
+    "read",
+    "settings",
+]

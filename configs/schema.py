@@ -1,0 +1,260 @@
+"""The one typed schema: configuration files, command-line overrides and help are all this file.
+
+Units and letters as everywhere in the project: boxes are (x, y, w, h) in crop pixels, B pairs, N proposals.
+Numbers are the public defaults of ATOM (arXiv:1811.07628) and of the CFKD thesis (UCL 2020).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Layer = Literal["conv1", "layer1", "layer2", "layer3"]
+Part = Literal["backbone", "head"]
+Regression = Literal["mse", "smooth_l1"]
+
+# Largest unsigned 64-bit seed is what the counter-based generator takes as half of its key.
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, values are checked on assignment."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, frozen=True)
+
+
+class Pairs(Section):
+    """How a pair set is drawn and cut. Every field but the counts changes stored numbers, so all of it is cache identity."""
+
+    count: int = Field(32_000, ge=1, description="pairs of the training split in the cache")
+    val_count: int = Field(3_200, ge=1, description="pairs of the validation split in the cache")
+    seed: Seed = Field(0, description="pair i is a pure function of (seed, split, i)")
+    mode: Literal["interval", "causal"] = Field("interval", description="interval: test within max_gap of ref; causal: strictly after it")
+    max_gap: int = Field(50, ge=1, description="largest distance of the two frames, in frames")
+    min_frames: int = Field(20, ge=1, description="a shorter sequence is not used")
+    min_visible: int = Field(5, ge=1, description="a sequence with fewer visible frames is not used")
+    crop_size: int = Field(288, ge=32, multiple_of=16, description="side of the square crop, in pixels")
+    search_area_factor: float = Field(5.0, gt=1, description="side of the crop over sqrt(w*h) of the box it is centred on")
+    ref_scale_jitter: float = Field(0.0, ge=0, description="sigma of the log size of the box that the ref crop is centred on")
+    test_scale_jitter: float = Field(0.5, ge=0, description="the same for the test crop")
+    ref_center_jitter: float = Field(0.0, ge=0, description="range of the ref crop's centre shift, in sqrt(w*h)")
+    test_center_jitter: float = Field(4.5, ge=0, description="the same for the test crop")
+    jpeg_quality: int = Field(95, ge=1, le=100, description="quality of the stored crops")
+    grey_probability: float = Field(0.05, ge=0, le=1, description="probability that both images of a pair turn grey (training)")
+    brightness: float = Field(0.2, ge=0, lt=1, description="each image is multiplied by U(1 - b, 1 + b) (training)")
+    proposals: int = Field(16, ge=1, description="N, proposals a pair around the test box")
+    proposal_sigmas: tuple[float, ...] = Field((0.01, 0.05, 0.1, 0.2, 0.3), min_length=1, description="one is picked for each proposal")
+    proposal_min_iou: float = Field(0.1, ge=0, lt=1, description="a proposal is accepted above this IoU with the test box")
+
+
+class Student(Section):
+    """The network that is trained."""
+
+    architecture: str = Field("atom_mobilenetsmall", description="one of models.ARCHITECTURES")
+    weights: str | None = Field(
+        None, description="null: random; imagenet: torchvision's backbone; or a file (safetensors, PyTorch, PyTracking) to start from"
+    )
+
+
+class Teacher(Section):
+    """The frozen network whose outputs are distilled."""
+
+    architecture: str = Field("atom_resnet18", description="one of models.ARCHITECTURES")
+    weights: str | None = Field(
+        None, description="checkpoint file (make cache TEACHER=...); null: make cache takes the demo's, train the cache's"
+    )
+    name: str | None = Field(
+        None, description="name of its group in the cache; null: the architecture (train: else the only group)"
+    )
+    batch: int = Field(32, ge=1, description="pairs a forward pass in precompute; never across a part boundary")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="autocast type of the teacher's forward pass")
+
+
+def _weight_alone(value: Any) -> Any:
+    """`fidelity: 100` is short for `fidelity: {weight: 100}`."""
+    return {"weight": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+class Loss(Section):
+    """Base of the loss terms."""
+
+    weight: float = Field(1.0, ge=0, description="factor of the term in the objective")
+
+
+class GroundTruth(Loss):
+    """reg(student prediction, label): no teacher."""
+
+    form: Regression = Field("smooth_l1", description="the regression")
+
+
+class TeacherSoft(Loss):
+    """reg(student prediction, teacher prediction) (TS)."""
+
+    form: Regression = Field("smooth_l1", description="the regression; TSKD: mse")
+
+
+class AdaptiveHard(Loss):
+    """The ground-truth loss while the student is not clearly worse than the teacher (AH)."""
+
+    form: Regression = Field("smooth_l1", description="the regression; TSKD: mse")
+    threshold: float = Field(0.005, description="active while l_teacher - l_student is below it")
+
+
+class Fidelity(Loss):
+    """reg of channel-summed absolute features, student against teacher, both images."""
+
+    layers: tuple[Layer, ...] = Field(("layer2", "layer3"), min_length=1, description="layers it is summed over")
+    form: Regression = Field("mse", description="the regression")
+
+
+class ProjectedFidelity(Loss):
+    """reg(P student features, teacher features) with a fixed 1x1 projection P (Wang et al., arXiv:1907.09831)."""
+
+    layers: tuple[Layer, ...] = Field(("layer2", "layer3"), min_length=1, description="layers it is summed over")
+    projection: Literal["fixed", "trained"] = Field("fixed", description="fixed: drawn once (public code); trained: needs whole features")
+    seed: Seed = Field(0, description="of the drawn projection")
+
+
+class CorrelationFilter(Loss):
+    """MSE of the student's own correlation response against a Gaussian at the target (CF): no teacher."""
+
+    layers: tuple[Layer, ...] = Field(("conv1", "layer1", "layer2", "layer3"), min_length=1, description="layers it is summed over")
+    normalise: Literal["batch", "pair"] = Field(
+        "batch", description="divide by the maximum over the batch (code) or over each pair (thesis)"
+    )
+    sigma: float = Field(0.15, gt=0, description="of the Gaussian, in map sides")
+
+
+class TargetResponse(Loss):
+    """Features weighted by the correlation response, student against teacher (TSKD, arXiv:1907.10586)."""
+
+    layers: tuple[Layer, ...] = Field(("conv1", "layer1", "layer2", "layer3"), min_length=1, description="layers it is summed over")
+    weights: Literal["correlation", "gaussian"] = Field("correlation", description="what the test features are weighted by")
+    form: Regression = Field("mse", description="the regression")
+
+
+class Tracking(Loss):
+    """MSE of the student's DCF response against a Gaussian, every channel (Wang et al.): no teacher."""
+
+    layers: tuple[Layer, ...] = Field(("layer1", "layer2", "layer3"), min_length=1, description="layers it is summed over")
+    sigma: float = Field(0.25, gt=0, description="of the Gaussian, in map sides")
+    regularisation: float = Field(1e-5, gt=0, description="added to the denominator of the filter")
+
+
+class MutualStudents(Loss):
+    """TSsKD: two students teach each other; needs `second_student` (arXiv:1907.10586)."""
+
+    dull: float = Field(1.0, ge=0, description="factor of the dull student's share")
+    intelligent: float = Field(0.5, ge=0, description="factor of the intelligent student's share")
+    decay: float = Field(0.9, gt=0, le=1, description="sigma = decay ** epoch while the student is close to the teacher")
+    threshold: float = Field(0.005, description="close: l_student - l_teacher below it")
+
+
+class Losses(Section):
+    """The objective: each term that is not null is computed, weighted, logged by its name and summed."""
+
+    ground_truth: Annotated[GroundTruth | None, BeforeValidator(_weight_alone)] = None
+    teacher_soft: Annotated[TeacherSoft | None, BeforeValidator(_weight_alone)] = None
+    adaptive_hard: Annotated[AdaptiveHard | None, BeforeValidator(_weight_alone)] = None
+    fidelity: Annotated[Fidelity | None, BeforeValidator(_weight_alone)] = None
+    projected_fidelity: Annotated[ProjectedFidelity | None, BeforeValidator(_weight_alone)] = None
+    correlation_filter: Annotated[CorrelationFilter | None, BeforeValidator(_weight_alone)] = None
+    target_response: Annotated[TargetResponse | None, BeforeValidator(_weight_alone)] = None
+    tracking: Annotated[Tracking | None, BeforeValidator(_weight_alone)] = None
+    mutual_students: Annotated[MutualStudents | None, BeforeValidator(_weight_alone)] = None
+
+    def active(self) -> dict[str, Loss]:
+        """The terms that are on, by name, in the order of this schema."""
+        return {name: term for name in type(self).model_fields if (term := getattr(self, name)) is not None}
+
+
+class Phase(Section):
+    """One stretch of a run with an objective and frozen parts of its own (setting sep)."""
+
+    epochs: int = Field(..., ge=1, description="length of the phase; the learning-rate schedule starts anew")
+    losses: Losses = Field(..., description="its objective")
+    freeze: tuple[Part, ...] = Field((), description="parts whose parameters and BatchNorm stand still")
+
+
+class Train(Section):
+    """The loop."""
+
+    batch: int = Field(32, ge=1, description="pairs a step, over all devices")
+    epochs: int = Field(50, ge=1, description="epochs (a setting with phases states them there)")
+    batches: int = Field(1000, ge=1, description="steps an epoch")
+    lr: float = Field(1e-2, gt=0, description="Adam's rate of the head")
+    backbone_lr: float | None = Field(None, gt=0, description="Adam's rate of the backbone; null: the head's")
+    lr_step: int = Field(15, ge=1, description="StepLR: epochs between two decays")
+    gamma: float = Field(0.1, gt=0, le=1, description="StepLR: factor of a decay")
+    val_every: int = Field(5, ge=1, description="epochs between two validations; the last epoch always has one")
+    val_batches: int = Field(500, ge=1, description="batches of a validation, at most what the cache holds")
+    freeze: tuple[Part, ...] = Field((), description="parts whose parameters and BatchNorm stand still")
+    teacher: Literal["auto", "cached", "online"] = Field(
+        "auto", description="where targets come from; auto: the cache where it may, else online"
+    )
+    augment: Literal["replay", "fresh", "none"] = Field(
+        "replay", description="replay: the recorded photometry; fresh: new each epoch; none: plain crops"
+    )
+    mix: float = Field(0.0, ge=0, le=1, description="share of the batches with fresh augmentation and the online teacher")
+    check_pairs: int = Field(
+        8, ge=0, description="pairs recomputed with the live teacher before the first epoch, if its weights are at hand"
+    )
+    seed: Seed = Field(0, description="of initialisation, order and fresh augmentation")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:n")
+    feed: Literal["auto", "dali", "torch"] = Field("auto", description="auto: DALI where it is installed")
+    feed_threads: int | None = Field(None, ge=1, description="decoder threads; null: all processors this process may use")
+    shuffle_window: int = Field(16, ge=1, description="chunks of the cache that are shuffled together")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast of the student (losses stay float32)")
+    channels_last: bool = Field(False, description="memory format of images and convolutions")
+    compile: bool = Field(False, description="torch.compile the student")
+    checkpoint_every: int = Field(1, ge=1, description="epochs between two checkpoints; the last epoch always has one")
+    log_every: int = Field(20, ge=1, description="steps between two lines of metrics.jsonl")
+    pictures: int = Field(4, ge=0, description="pairs drawn into TensorBoard at every validation")
+    name: str | None = Field(None, description="folder of the run below runs/<setting>/; default: seed<seed>")
+
+
+class Config(Section):
+    """One run, resolved: what `base:` files, the setting and the overrides give together."""
+
+    setting: str = Field("", description="name of the setting (its file)")
+    doc: str = Field("", description="one line on what the setting is")
+    dataset: str | None = Field(
+        None,
+        description="names of configs/datasets.yaml, separated by spaces: a mixture of equal probability; null: that of the only cache",
+    )
+    val_dataset: str | None = Field(None, description="dataset of the validation; null: the same")
+    cache_dir: str = Field("caches", description="where caches are written and looked for (CACHE_DIR)")
+    run_dir: str = Field("runs", description="where runs are written (RUN_DIR)")
+    pairs: Pairs = Field(default_factory=Pairs, description="the pair set")
+    student: Student = Field(default_factory=Student, description="the network that is trained")
+    second_student: Student | None = Field(None, description="the intelligent student of TSsKD")
+    teacher: Teacher | None = Field(None, description="the distilled network; null: none")
+    losses: Losses = Field(default_factory=Losses, description="the objective")
+    phases: tuple[Phase, ...] = Field((), description="if any, they replace train.epochs, losses and train.freeze")
+    train: Train = Field(default_factory=Train, description="the loop")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        phases = self.phases_or_one()
+        if not all(phase.losses.active() for phase in phases):
+            raise ValueError("losses: expected at least one term, found none; add e.g. losses.ground_truth=1")
+        mutual = any(phase.losses.mutual_students for phase in phases)
+        if mutual != (self.second_student is not None):
+            raise ValueError("losses.mutual_students and second_student need each other; set both or neither")
+        if self.train.augment == "fresh" and self.train.teacher == "cached":
+            raise ValueError(
+                "train.augment=fresh clashes with train.teacher=cached: a cached target belongs to the recorded images;"
+                " set train.teacher=auto or train.augment=replay"
+            )
+        if self.train.mix > 0 and self.train.teacher == "cached":
+            raise ValueError(
+                "train.mix > 0 clashes with train.teacher=cached: mixed batches are fresh and need the teacher; set train.teacher=auto"
+            )
+        if self.train.mix > 0 and self.train.augment != "replay":
+            raise ValueError("train.mix > 0 clashes with train.augment other than replay: it is the share of fresh batches")
+        return self
+
+    def phases_or_one(self) -> tuple[Phase, ...]:
+        """The phases of the run; without `phases`, the one that the plain fields describe."""
+        return self.phases or (Phase(epochs=self.train.epochs, losses=self.losses, freeze=self.train.freeze),)

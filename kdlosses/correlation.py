@@ -1,0 +1,107 @@
+"""Cross-correlation of a search map with a pooled target patch, by real FFT.
+
+Letters: B pairs, C channels, H W rows and columns of the map, k the odd side of the patch, p = (k - 1)/2, M a transform's side.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from kdlosses.pairs import Pairs
+from models import prroi_pool
+
+# numbers of one transformed block that a CPU core's cache holds
+_CACHED = 2**19
+
+
+def patch_size(crop_size: int, stride: int) -> int:
+    """k = ceil(58 * (crop_size / 288) / stride), made odd by adding 1; at crop 288 29, 15, 9, 5 for strides 2, 4, 8, 16."""
+    k = -(-58 * crop_size // (288 * stride))
+    return k + 1 - k % 2
+
+
+def target_patch(ref: Tensor, pairs: Pairs, stride: int) -> Tensor:
+    """The target of each ref map by Precise RoI pooling: ref (B, C, H, W) float32 -> (B, C, k, k)."""
+    size = patch_size(pairs.crop_size, stride)
+    return prroi_pool(ref, pairs.ref_box[:, None], size, 1 / stride)[:, 0]
+
+
+@lru_cache
+def fft_size(least: int) -> int:
+    """The smallest even number >= least without a prime factor above 5."""
+    size = least + least % 2
+    while True:
+        rest = size
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return size
+        size += 2
+
+
+def _chunk(test: Tensor, size: tuple[int, int]) -> int:
+    """Pairs transformed at once: on a CPU as many as stay near its cache (half the time of a whole batch), elsewhere all."""
+    return max(1, _CACHED // (test.shape[1] * size[0] * size[1])) if test.device.type == "cpu" else max(1, len(test))
+
+
+class _Correlation(torch.autograd.Function):
+    """Why not plain autograd: PyTorch's gradient of a real FFT is a complex FFT of full size, twice the work."""
+
+    @staticmethod
+    def forward(ctx: Any, test: Tensor, patch: Tensor) -> Tensor:
+        (height, width), k = test.shape[-2:], patch.shape[-1]
+        # lags -p ... H-1-p reach no further than index H-1+p: with M >= H + p nothing wraps into the part that is kept
+        size = (fft_size(height + k // 2), fft_size(width + k // 2))
+        chunk = _chunk(test, size)
+        spectra, filters, responses = [], [], []
+        for maps, patches in zip(test.split(chunk), patch.split(chunk), strict=True):
+            spectra.append(torch.fft.rfft2(maps, s=size))
+            filters.append(torch.fft.rfft2(patches, s=size).conj())
+            # the sum over channels comes before the one inverse transform
+            responses.append(torch.fft.irfft2((spectra[-1] * filters[-1]).sum(1), s=size))
+        ctx.save_for_backward(*spectra, *filters)
+        ctx.sizes = (height, width, k, size, chunk)
+        return torch.cat(responses).roll((k // 2, k // 2), (1, 2))[:, :height, :width].contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        height, width, k, size, chunk = ctx.sizes
+        saved = ctx.saved_tensors
+        spectra, filters = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        padded = functional.pad(grad, (0, size[1] - width, 0, size[0] - height)).roll((-(k // 2), -(k // 2)), (1, 2))
+        of_test, of_patch = [], []
+        for wave, spectrum, conjugate in zip(torch.fft.rfft2(padded)[:, None].split(chunk), spectra, filters, strict=True):
+            if ctx.needs_input_grad[0]:
+                of_test.append(torch.fft.irfft2(wave * conjugate.conj(), s=size)[..., :height, :width])
+            if ctx.needs_input_grad[1]:
+                # only k of M rows and columns are kept: drop the rows before the second, real transform
+                rows = torch.fft.ifft(spectrum * wave.conj(), dim=-2)[..., :k, :]
+                of_patch.append(torch.fft.irfft(rows, n=size[1])[..., :k])
+        return torch.cat(of_test) if of_test else None, torch.cat(of_patch) if of_patch else None
+
+
+def correlate(test: Tensor, patch: Tensor) -> Tensor:
+    """Q[b, y, x] = sum over c, i, j of test[b, c, y + i - p, x + j - p] * patch[b, c, i, j], zeros outside the map.
+
+    test (B, C, H, W), patch (B, C, k, k), k odd. Returns (B, H, W), float32 (float64 for float64 maps). Once differentiable in both.
+    """
+    if test.dtype != torch.float64:
+        test, patch = test.float(), patch.float()
+    with torch.autocast(test.device.type, enabled=False):
+        result: Tensor = _Correlation.apply(test, patch)
+        return result
+
+
+def response_map(ref: Tensor, test: Tensor, pairs: Pairs, stride: int) -> tuple[Tensor, Tensor]:
+    """Q of one layer and the patch it was made with: ref, test (B, C, H, W) -> (B, H, W), (B, C, k, k)."""
+    with torch.autocast(test.device.type, enabled=False):
+        patch = target_patch(ref.float(), pairs, stride)
+        return correlate(test.float(), patch), patch

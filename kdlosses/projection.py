@@ -1,0 +1,34 @@
+"""The drawn 1x1 projection from student to teacher channels (Wang et al., arXiv:1907.09831)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from models import LAYERS
+from models.boxes import counter_normal
+
+Projection = Mapping[str, Tensor]
+"""layer -> P (channels of the teacher, channels of the student), float32"""
+
+# one stream a layer, away from the streams that pairs are drawn from
+_STREAM = 2**32
+
+
+def draw_projection(
+    seed: int, student_channels: Mapping[str, int], teacher_channels: Mapping[str, int], layers: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    """P of every layer that both networks have (or of `layers`), Xavier-normal: N(0, 2 / (C student + C teacher)).
+
+    A pure function of (seed, layer, both channel counts), on the CPU. Precompute stores it beside the targets made with it.
+    """
+    drawn = {}
+    for layer in LAYERS if layers is None else layers:
+        if layer in student_channels and layer in teacher_channels:
+            rows, columns = teacher_channels[layer], student_channels[layer]
+            normal = counter_normal(seed, _STREAM + LAYERS.index(layer), 0, rows, columns)
+            drawn[layer] = torch.from_numpy(normal * math.sqrt(2 / (rows + columns))).float()
+    return drawn

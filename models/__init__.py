@@ -1,0 +1,25 @@
+"""Trackers: backbones, heads, Precise RoI pooling, and their weights on disk."""
+
+from __future__ import annotations
+
+from models.checkpoint import guess_architecture, load_weights, read_state, save_weights, weights_digest
+from models.outputs import LAYERS, STRIDES, Outputs
+from models.prroi import prroi_pool
+from models.tracker import ARCHITECTURES, PARTS, Teacher, Tracker, build
+
+__all__ = [
+    "ARCHITECTURES",
+    "LAYERS",
+    "PARTS",
+    "STRIDES",
+    "Outputs",
+    "Teacher",
+    "Tracker",
+    "build",
+    "guess_architecture",
+    "load_weights",
+    "prroi_pool",
+    "read_state",
+    "save_weights",
+    "weights_digest",
+]

@@ -1,0 +1,223 @@
+"""Weights on disk: reading every form that trackers are published in, writing safetensors, naming the architecture of a file.
+
+A file's parameters are checked by name and shape against the network before one number is copied.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from configs.errors import RequestError
+from configs.files import sha256_file, write_atomic
+from models.inert import Contents, LazyTensor, damaged, read_pickled
+from models.tracker import ARCHITECTURES, PARTS, Tracker, build
+
+STATE_KEYS = ("net", "state_dict", "model")
+WRAPPERS = ("module.", "_orig_mod.")
+MOBILENET_STAGES = {"conv1": range(0, 1), "layer1": range(1, 4), "layer2": range(4, 7), "layer3": range(7, 11), "layer4": range(11, 19)}
+
+
+def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The parameters of a file by name, on the CPU, and what else it says of itself; nothing that it names is run.
+
+    Takes safetensors, and PyTorch files of both forms holding a state dict or a dict with one under 'net' (PyTracking),
+    'state_dict' or 'model'. Prefixes of wrappers (`module.`, `_orig_mod.`) are taken off. The metadata has `file` (the form),
+    and where given `constructor`, `net_type`, `epoch` and `foreign` (classes that the file names and this reader does not
+    know, comma-separated), or safetensors' own metadata. RequestError for a missing, damaged or different file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RequestError(f"expected a checkpoint file, found {'a folder' if path.is_dir() else 'nothing'} at {path}; correct the path")
+    with open(path, "rb") as stream:
+        head = stream.read(16)
+    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+        state, metadata = _pickled_state(path, read_pickled(path))
+    elif head[8:9] == b"{":
+        state, metadata = _safetensors_state(path)
+    else:
+        raise RequestError(f"expected a safetensors or PyTorch checkpoint, found {path}, which is neither; give another file")
+    while len(prefixes := [prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in state)]) and state:
+        state = {name.removeprefix(prefixes[0]): tensor for name, tensor in state.items()}
+    return state, metadata
+
+
+def _safetensors_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, {"file": "safetensors", **(file.metadata() or {})}
+    except safetensors.SafetensorError as error:
+        raise damaged(path, error) from error
+
+
+def _pickled_state(path: Path, contents: Contents) -> tuple[dict[str, Tensor], dict[str, str]]:
+    root = contents.root
+    holder = next((root[key] for key in STATE_KEYS if isinstance(root.get(key), dict)), root) if isinstance(root, dict) else {}
+    if not any(isinstance(value, LazyTensor) for value in holder.values()):
+        found = f"a dict of {', '.join(map(str, list(root)[:8])) or 'nothing'}" if isinstance(root, dict) else f"one {_kind(root)}"
+        raise RequestError(f"expected parameters by name (or under {' or '.join(STATE_KEYS)}) in {path}, found {found}; give another file")
+    state = {}
+    for name, value in holder.items():
+        if not isinstance(value, LazyTensor):
+            raise RequestError(f"expected only tensors among the parameters of {path}, found {name!r}: {_kind(value)}; give another file")
+        try:
+            state[str(name)] = contents.tensor(value)
+        except OSError:
+            raise
+        except Exception as error:  # the file's description of a tensor may be wrong in any way
+            raise damaged(path, error) from error
+    metadata = {"file": contents.form}
+    if holder is not root:
+        metadata |= {key: str(root[key]) for key in ("net_type", "epoch") if isinstance(root.get(key), str | int)}
+        constructor = getattr(root.get("constructor"), "state", None)
+        if isinstance(constructor, dict) and isinstance(constructor.get("fun_name"), str):
+            metadata["constructor"] = constructor["fun_name"]
+    if contents.foreign:
+        metadata["foreign"] = ", ".join(contents.foreign)
+    return state, metadata
+
+
+def _kind(value: object) -> str:
+    return getattr(value, "origin", "") or type(value).__name__
+
+
+def load_weights(tracker: Tracker, path: str | Path, parts: Iterable[str] = tuple(PARTS)) -> None:
+    """Loads a file's parameters into the tracker, all of them or those of some parts (`backbone`, `head`).
+
+    Takes what `read_state` takes; float16 and bfloat16 files are cast to the tracker's float32. A plain torchvision ResNet or
+    MobileNetV2 file is taken for the backbone. Stages that are never run and BatchNorm's counters may be absent.
+    RequestError listing what is missing, extra, misshapen or not finite; then the tracker is unchanged.
+    """
+    state, _ = read_state(path)
+    load_state(tracker, state, str(path), parts)
+
+
+def load_state(tracker: Tracker, state: Mapping[str, Tensor], source: str, parts: Iterable[str] = tuple(PARTS)) -> None:
+    """As `load_weights`, from parameters in memory; `source` names them in errors."""
+    parts = tuple(parts)
+    for part in parts:
+        tracker.part(part)
+    state = with_our_names(state)
+    own = tracker.state_dict()
+    prefixes = tuple(f"{PARTS[part]}." for part in parts)
+    wanted = [name for name in own if name.startswith(prefixes)]
+    missing = [name for name in wanted if name not in state and not _optional(tracker.architecture, name)]
+    # A file for a part may hold anything beside it; a file for the whole may not.
+    whole = set(parts) == set(PARTS)
+    extra = [name for name in state if name not in own and (whole or name.startswith(prefixes))]
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if missing or extra or misshapen:
+        faults = [
+            f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for kind, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+            if names
+        ]
+        raise RequestError(f"expected {tracker.architecture}'s parameters, found in {source}: {', '.join(faults)}; {_advice(state)}")
+    for name in wanted:
+        if name in state and not torch.isfinite(state[name]).all():
+            raise RequestError(f"expected finite parameters, found {name} of {source} with NaN or inf; use another checkpoint")
+    with torch.no_grad():
+        for name in wanted:
+            if name in state:
+                own[name].copy_(state[name])
+
+
+def _advice(state: Mapping[str, Tensor]) -> str:
+    try:
+        return f"it is of {guess_architecture(state)}: choose that architecture, or another file"
+    except RequestError:
+        return "give a checkpoint of this architecture"
+
+
+@functools.cache
+def parameter_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of everything in the architecture's state dict."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in build(architecture).state_dict().items()}
+
+
+def _optional(architecture: str, name: str) -> bool:
+    """True for what a file may lack: stages that are never run, and the counters that PyTorch < 0.4.1 did not write."""
+    unused = ("layer4", "classifier") if ARCHITECTURES[architecture].backbone == "mobilenet_v2" else ("layer4", "fc")
+    return name.startswith(tuple(f"{PARTS['backbone']}.{stage}." for stage in unused)) or name.endswith(".num_batches_tracked")
+
+
+def guess_architecture(state: Mapping[str, Tensor]) -> str:
+    """The architecture whose parameters these are, by names and shapes. RequestError if they are none of ours."""
+    for architecture in ARCHITECTURES:
+        shapes = parameter_shapes(architecture)
+        needed = {name for name in shapes if not _optional(architecture, name)}
+        if needed <= state.keys() <= shapes.keys() and all(tuple(state[name].shape) == shapes[name] for name in needed):
+            return architecture
+    raise RequestError(
+        f"expected the parameters of one of {', '.join(ARCHITECTURES)}, found {len(state)} tensors"
+        f" ({', '.join(list(state)[:3])}, ...) that fit none; give another file"
+    )
+
+
+def with_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gives a plain torchvision ResNet's or MobileNetV2's parameters the names of our backbone; any other state is unchanged."""
+    if any(name.startswith(tuple(f"{word}." for word in PARTS.values())) for name in state):
+        return dict(state)
+    if "features.0.0.weight" in state:
+        return {_mobilenet_name(name): tensor for name, tensor in state.items()}
+    if "conv1.weight" in state and "layer1.0.conv1.weight" in state:
+        return {f"{PARTS['backbone']}.{name}": tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def _mobilenet_name(name: str) -> str:
+    head, _, rest = name.partition(".")
+    index, _, rest = rest.partition(".") if head == "features" else ("", "", "")
+    for stage, blocks in MOBILENET_STAGES.items():
+        if index.isdecimal() and int(index) in blocks:
+            return f"{PARTS['backbone']}.{stage}.{int(index) - blocks.start}.{rest}"
+    return f"{PARTS['backbone']}.{name}"
+
+
+def save_weights(
+    tracker: nn.Module | Mapping[str, Tensor], path: str | Path, dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a tracker's (or a state dict's) parameters as safetensors, in one step; equal content gives equal bytes.
+
+    dtype: type that floating-point parameters are cast to (torch.float16 halves the file); RequestError if one does not fit it.
+    metadata: text by name, stored in the file; a tracker's `architecture` is added.
+    """
+    details = dict(metadata or {})
+    if isinstance(tracker, Tracker):
+        details["architecture"] = tracker.architecture
+    state = {}
+    for name, tensor in (tracker.state_dict() if isinstance(tracker, nn.Module) else tracker).items():
+        kept = tensor.detach().to("cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype)
+        if torch.isfinite(tensor).all() and not torch.isfinite(kept).all():
+            raise RequestError(f"expected parameters within {dtype}, found {name} beyond it; save in float32")
+        state[name] = kept.clone(memory_format=torch.contiguous_format)
+    write_atomic(Path(path), _ordered(safetensors.torch.save(state, {"format": "pt", **details})))
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same safetensors content with its header in one fixed order: the library's order of metadata changes from run to run."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the numbers start at a multiple of 8 bytes
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
+def weights_digest(path: str | Path) -> str:
+    """SHA-256 (hex) of the file: what a cache's identity names a teacher by."""
+    if not Path(path).is_file():
+        raise RequestError(f"expected a checkpoint file, found nothing at {path}; correct the path")
+    return sha256_file(Path(path))

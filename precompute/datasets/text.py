@@ -1,0 +1,138 @@
+"""The small text files of the data sets: lists, boxes, labels; and names of frames.
+
+Every function returns its value or raises `Fault` with the file and line, so that one scan can collect all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a data set: the file, the line (from 1; 0 = the file as a whole) and what is wrong."""
+
+    file: str
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}{f':{self.line}' if self.line else ''}: {self.what}"
+
+
+class Fault(Exception):
+    """Carries a `Problem` up to the scan; never leaves this package."""
+
+    def __init__(self, file: str, line: int, what: str) -> None:
+        super().__init__(file, line, what)
+        self.problem = Problem(file, line, what)
+
+
+def read_text(path: str) -> str:
+    """The text of a small file, `\\n` line ends, without a byte-order mark."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise Fault(path, 0, f"expected this file, found none ({error.strerror}); restore it") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Fault(path, content.count(b"\n", 0, error.start) + 1, "expected text, found other bytes; restore the file") from error
+    return text.replace("\r\n", "\n") if "\r" in text else text
+
+
+def read_list(path: str) -> list[str]:
+    """The non-empty lines of a list file."""
+    names = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    if not names:
+        raise Fault(path, 0, "expected one name a line, found an empty file; restore it")
+    return names
+
+
+def read_boxes(path: str) -> np.ndarray:
+    """Boxes (n, 4) float64, one `x,y,w,h` a line, separated by commas, tabs, semicolons or spaces.
+
+    Blank lines at the end are dropped. A zero-size box is a value like any other (an invisible frame); a line that does
+    not hold four finite numbers is a fault.
+    """
+    text = read_text(path).rstrip()
+    lines = text.split("\n") if text else []
+    # one pass over the whole file where every line has three commas; anything else is read line by line
+    if all(line.count(",") == 3 for line in lines):
+        try:
+            boxes = np.array(list(map(float, text.replace("\n", ",").split(","))) if lines else [], np.float64).reshape(-1, 4)
+        except ValueError:
+            pass
+        else:
+            if np.isfinite(boxes).all():
+                return boxes
+    return np.array([_box(path, number, line) for number, line in enumerate(lines, 1)], np.float64).reshape(-1, 4)
+
+
+def _box(path: str, number: int, line: str) -> list[float]:
+    fields = [field for field in re.split(r"\s*[,;]\s*|\s+", line.strip()) if field]
+    try:
+        values = [float(field) for field in fields]
+    except ValueError:
+        values = []
+    if len(values) != 4:
+        raise Fault(path, number, f"expected four numbers x,y,w,h, found '{line.strip()[:60]}'; mend the line")
+    if not all(map(math.isfinite, values)):
+        raise Fault(path, number, f"expected finite numbers, found '{line.strip()[:60]}'; mend the line or drop the sequence")
+    return values
+
+
+def read_labels(path: str) -> np.ndarray:
+    """Integers (n,) int64, one a line or all on one comma-separated line."""
+    text = read_text(path)
+    try:
+        return np.array(list(map(int, text.replace(",", " ").split())), np.int64)
+    except ValueError as error:
+        for number, line in enumerate(text.split("\n"), 1):
+            for field in line.replace(",", " ").split():
+                if not re.fullmatch(r"[-+]?\d+", field):
+                    raise Fault(path, number, f"expected whole numbers, found '{field[:40]}'; mend the line") from error
+        raise
+
+
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """Sort key that reads digits as numbers: 2.jpg before 10.jpg."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def sort_names(names: list[str]) -> list[str]:
+    """Names in natural order (which is the plain order where all are of one length)."""
+    return sorted(names) if len({len(name) for name in names}) <= 1 else sorted(names, key=natural)
+
+
+def pack_names(names: list[str]) -> str:
+    """One string for the frame names of a sequence: the first name where the others count up from it, else all, joined by `/`."""
+    if not names:
+        return ""
+    match = re.fullmatch(r"(.*?)(\d+)(\D*)", names[0])
+    if match:
+        head, digits, tail = match.groups()
+        start, width = int(digits), len(digits)
+        if all(name == f"{head}{number:0{width}d}{tail}" for number, name in enumerate(names, start)):
+            return names[0]
+    return "/".join(names) if len(names) > 1 else names[0]
+
+
+def unpack_name(packed: str, frame: int) -> str:
+    """Name of frame `frame` (from 0) of a sequence packed by `pack_names`."""
+    if frame == 0 and "/" not in packed:
+        return packed
+    if "/" in packed:
+        return packed.split("/")[frame]
+    match = re.fullmatch(r"(.*?)(\d+)(\D*)", packed)
+    if match is None:
+        raise IndexError(frame)
+    head, digits, tail = match.groups()
+    return f"{head}{int(digits) + frame:0{len(digits)}d}{tail}"

@@ -1,0 +1,138 @@
+"""Settings, inheritance, overrides, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+import configs
+from configs.errors import RequestError
+from configs.load import SETTINGS
+
+
+def test_every_setting_resolves_and_survives_its_dump():
+    assert {"gt", "ts", "ts_ah", "ts_ah_fid", "sep", "atom_cfkd", "atom_paper", "atom_tskd", "atom_compression", "drnet_cfkd"} <= set(
+        configs.settings()
+    )
+    for name in configs.settings():
+        config = configs.load(name)
+        assert config.setting == name
+        assert config.doc
+        assert configs.parse(yaml.safe_load(configs.dump(config)), name) == config
+
+
+def test_a_setting_states_only_its_difference():
+    own = yaml.safe_load((SETTINGS / "atom_cfkd.yaml").read_text())
+    assert set(own) == {"base", "doc", "losses"}
+    config = configs.load("atom_cfkd")
+    assert {name: term.weight for name, term in config.losses.active().items()} == {
+        "teacher_soft": 1,
+        "adaptive_hard": 0.1,
+        "fidelity": 100,
+        "correlation_filter": 0.01,
+    }
+    assert (config.train.batch, config.train.epochs, config.train.batches, config.train.lr) == (32, 50, 1000, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("gt", {"train.batches": 1500, "teacher": None}),
+        ("atom_paper", {"train.batch": 64, "train.lr": 1e-3, "train.gamma": 0.2, "train.freeze": ("backbone",)}),
+        ("drnet_cfkd", {"train.batches": 1800, "train.gamma": 0.2, "teacher.architecture": "drnet_resnet50"}),
+        ("resnet18tiny", {"student.architecture": "atom_resnet18tiny", "losses.fidelity.weight": 100}),
+    ],
+)
+def test_settings_hold_the_published_numbers(setting, expected):
+    config = configs.load(setting)
+    for key, value in expected.items():
+        found = config
+        for part in key.split("."):
+            found = getattr(found, part)
+        assert found == value, key
+
+
+def test_sep_has_two_phases_of_fifty_epochs():
+    first, second = configs.load("sep").phases_or_one()
+    assert (first.epochs, second.epochs) == (50, 50)
+    assert first.freeze == ("head",) and second.freeze == ("backbone",)
+    assert set(first.losses.active()) == {"fidelity", "correlation_filter"}
+
+
+def test_overrides_reach_every_depth():
+    config = configs.load("atom_cfkd", ["train.epochs=2", "train.lr=1e-3", "losses.correlation_filter=null", "pairs.crop_size=144"])
+    assert (config.train.epochs, config.train.lr, config.pairs.crop_size) == (2, 1e-3, 144)
+    assert config.losses.correlation_filter is None
+
+
+def test_a_number_sets_a_weight_and_keeps_the_other_fields():
+    term = configs.load("atom_tskd", ["losses.teacher_soft=3"]).losses.teacher_soft
+    assert term is not None and (term.weight, term.form) == (3, "mse")
+    term = configs.load("atom_cfkd", ["losses.fidelity.form=smooth_l1"]).losses.fidelity
+    assert term is not None and (term.weight, term.form) == (100, "smooth_l1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.epoch=2"], r"expected a known key, found 'train.epoch' \(nearest: 'epochs'\)"),
+        (["losses.fidelty=2"], r"found 'losses.fidelty' \(nearest: 'fidelity'\)"),
+        (["losses.fidelity.wieght=2"], r"'weight'"),
+        (["train.epochs=few"], r"train.epochs: expected a valid integer.*found 'few'"),
+        (["pairs.crop_size=100"], r"multiple of 16, found 100"),
+        (["train"], r"expected key=value"),
+        (["train.epochs.deep.er=1"], r"."),
+        (["train.augment=fresh", "train.teacher=cached"], r"train.augment=fresh clashes with train.teacher=cached"),
+        (["train.mix=0.1", "train.teacher=cached"], r"train.mix > 0 clashes"),
+        (["losses.mutual_students=1"], r"second_student"),
+        (["losses={fidelity: null, teacher_soft: null, adaptive_hard: null, correlation_filter: null}"], r"expected at least one term"),
+    ],
+)
+def test_a_wrong_override_is_one_line(overrides, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        configs.load("atom_cfkd", overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_setting_and_dataset_name_the_nearest():
+    with pytest.raises(RequestError, match=r"found 'atom_cfk' \(nearest: 'atom_cfkd'\)"):
+        configs.load("atom_cfk")
+    with pytest.raises(RequestError, match=r"found 'got10' \(nearest: 'got10k'\)"):
+        configs.dataset_entry("got10")
+
+
+def test_a_file_of_ones_own_may_inherit_from_a_setting(tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text("base: atom_cfkd\ntrain: {epochs: 3}\n")
+    config = configs.load(str(own))
+    assert (config.setting, config.train.epochs, config.train.batches) == ("mine", 3, 1000)
+    (tmp_path / "a.yaml").write_text("base: b\n")
+    (tmp_path / "b.yaml").write_text("base: a\n")
+    with pytest.raises(RequestError, match="found a circle a -> b"):
+        configs.load(str(tmp_path / "a.yaml"))
+
+
+def test_dataset_roots_come_from_the_environment(monkeypatch):
+    monkeypatch.delenv("GOT10K_ROOT", raising=False)
+    with pytest.raises(RequestError, match="GOT10K_ROOT to name its folder, found it unset"):
+        configs.dataset_entry("got10k")
+    monkeypatch.setenv("GOT10K_ROOT", "/somewhere")
+    assert configs.dataset_entry("got10k")["root"] == "/somewhere"
+    monkeypatch.delenv("DEMO_ROOT", raising=False)
+    assert configs.dataset_entry("demo")["root"] == "data/demo"
+
+
+def test_the_validation_split_has_no_photometry_and_its_own_count():
+    pairs = configs.load("atom_cfkd", ["pairs.count=100", "pairs.val_count=20"]).pairs
+    train, val = configs.pair_identity(pairs, "demo", "train"), configs.pair_identity(pairs, "demo", "val")
+    assert (train["count"], val["count"]) == (100, 20)
+    assert (val["brightness"], val["grey_probability"]) == (0, 0) and train["brightness"] == 0.2
+    assert "val_count" not in train
+
+
+def test_describe_lists_every_field_with_its_default():
+    rows = {name: (default, text) for name, default, text in configs.describe()}
+    assert rows["train.epochs"][0] == "50"
+    assert rows["pairs.proposal_sigmas"][0] == "[0.01, 0.05, 0.1, 0.2, 0.3]"
+    assert rows["losses.correlation_filter.normalise"][0] == "batch"
+    assert all(text for _, text in rows.values())

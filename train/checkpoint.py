@@ -1,0 +1,78 @@
+"""Checkpoints of a run: one file, replaced in one step, from which the run goes on bit for bit."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from configs import RunError
+from configs.files import atomic_writer
+
+FILE = "checkpoint.pt"
+VERSION = 1
+
+
+@dataclass
+class Progress:
+    """Where a run stands. Counts are of finished work, over all phases.
+
+    `phase` is the phase that the next epoch belongs to; `seconds` is the time spent training so far.
+    `sources` names what was trained from (fingerprints of the caches and of the teacher), so that a run does not go on from others.
+    """
+
+    phase: int = 0
+    phase_epoch: int = 0
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    sources: dict[str, str] = field(default_factory=dict)
+
+
+def save(path: Path, progress: Progress, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
+    """Writes model, optimizer, schedule, progress and the random state of torch in one step (`atomic_writer`)."""
+    state: dict[str, Any] = {
+        "version": VERSION,
+        "progress": asdict(progress),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    with atomic_writer(path) as stream:
+        torch.save(state, stream)
+
+
+def load(path: Path) -> tuple[Progress, dict[str, Any]] | None:
+    """The progress and the state that `save` wrote (tensors on the CPU), or None where there is no checkpoint.
+
+    Raises:
+        RunError: the file is not a checkpoint of this version.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise RunError(f"{path}: expected a checkpoint, found a file that does not load; delete it to start the run anew") from error
+    if not isinstance(state, dict) or state.get("version") != VERSION:
+        raise RunError(f"{path}: expected a checkpoint of version {VERSION}, found another; delete the run's folder to start anew")
+    return Progress(**state["progress"]), state
+
+
+def restore(state: dict[str, Any], model: nn.Module, optimizer: Optimizer | None, scheduler: LRScheduler | None) -> None:
+    """Puts a loaded state back; without an optimizer (a new phase starts) only the model and the random state."""
+    model.load_state_dict(state["model"])
+    if optimizer is not None and scheduler is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+    torch.set_rng_state(state["rng"])
+    if len(state["cuda_rng"]) == torch.cuda.device_count() > 0:
+        torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -1,0 +1,131 @@
+"""What a run leaves to look at: metrics.jsonl, TensorBoard, a progress bar or plain lines.
+
+metrics.jsonl holds one JSON object a line. kind=train: `step` (steps finished), `epoch` (running, from 1), `phase`, `loss` and `terms` (means
+since the last line), `lr` by group, `pairs_per_s`, `wait_share` (share of time waiting for data), `cached_share` and
+`online_share` (shares of the steps whose targets came from the cache and from the online teacher). kind=val: `step`, `epoch` (finished), `loss`,
+`terms`, `iou_error`, `correlation` and what else `train.evaluate` measures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from configs.files import write_atomic
+
+METRICS = "metrics.jsonl"
+# Seconds between two plain lines where there is no terminal to draw a bar on.
+QUIET = 10.0
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; a last line that a kill cut short is left out."""
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    # without a final newline the last line was not finished
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+class RunLog:
+    """Writes the record of one run; on other ranks than 0 every call does nothing.
+
+    Args:
+        folder: the run's folder.
+        step: the step that the run goes on from; later lines of an earlier attempt are dropped, so that a resumed
+            run's metrics equal those of an uninterrupted one.
+        writes: whether this process is the one that writes (rank 0).
+        tensorboard: whether to write TensorBoard events as well.
+    """
+
+    def __init__(self, folder: Path, step: int, writes: bool = True, tensorboard: bool = True) -> None:
+        self.folder, self.writes = folder, writes
+        self._bar: tqdm[Any] | None = None
+        self._spoke = -math.inf
+        self._events: Any = None
+        if not writes:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = [record for record in read_metrics(folder) if record["step"] <= step] if step else []
+        write_atomic(folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+        self._metrics = open(folder / METRICS, "a")  # noqa: SIM115 - lives as long as the run
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # costs seconds to import, and only runs need it
+
+            self._events = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def record(self, kind: str, step: int, epoch: int, **values: Any) -> None:
+        """Appends one line to metrics.jsonl and the numbers of it to TensorBoard; NaN is written as null."""
+        if not self.writes:
+            return
+        record = {"kind": kind, "step": step, "epoch": epoch, **_plain(values)}
+        self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
+        self._metrics.flush()
+        if self._events is not None:
+            for name, value in _leaves(values):
+                if isinstance(value, int | float) and math.isfinite(value):
+                    self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """Adds an (H, W, 3) uint8 picture to TensorBoard."""
+        if self._events is not None:
+            self._events.add_image(name, image, step, dataformats="HWC")
+
+    def say(self, text: str) -> None:
+        """Prints lines for the user, above the bar where there is one."""
+        if self.writes:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def start_epoch(self, epoch: int, epochs: int, steps: int) -> None:
+        """Opens the bar of one epoch (on a terminal)."""
+        self._title, self._steps = f"epoch {epoch}/{epochs}", steps
+        if self.writes and sys.stderr.isatty():
+            self._bar = tqdm(total=steps, desc=self._title, unit="step", leave=False, dynamic_ncols=True)
+
+    def progress(self, done: int, loss: float, rate: float) -> None:
+        """Moves the bar to `done` steps of the epoch; without a terminal prints a plain line, at most one in 10 s and one at the end."""
+        if not self.writes:
+            return
+        if self._bar is not None:
+            self._bar.n = done
+            self._bar.set_postfix_str(f"loss {loss:.4g}, {rate:.0f} pairs/s")
+            if done == self._steps:
+                self._bar.close()
+                self._bar = None
+        if not sys.stderr.isatty() and (done == self._steps or time.monotonic() - self._spoke > QUIET):
+            self._spoke = time.monotonic()
+            self.say(f"{self._title}: step {done}/{self._steps}, loss {loss:.4g}, {rate:.1f} pairs/s")
+
+    def close(self) -> None:
+        """Flushes and closes everything."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self.writes:
+            self._metrics.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        found += _leaves(value, f"{prefix}{key}/") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return found

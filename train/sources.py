@@ -1,0 +1,232 @@
+"""What a run learns from: the two caches, and the teacher whose numbers they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import models
+from cache import Cache, caches_below, diff, find
+from configs import Config, RequestError, pair_identity
+from kdlosses import TARGETS, Objective, build_objective
+from kdlosses.projection import Projection
+from models.preprocess import VERSION as PREPROCESS_VERSION
+from train.plan import cache_command
+
+# What precompute takes where a setting names no weights; its targets are the only ones taken for another network's, and never silently.
+DEMO_TEACHER = Path(models.__file__).parent / "demo_teacher" / "atom_resnet18medium.safetensors"
+
+
+@dataclass(frozen=True)
+class TeacherSource:
+    """The teacher of a run, as the caches name it and as its weights file proves it."""
+
+    name: str
+    """of its group in the caches"""
+    architecture: str
+    identity: dict[str, Any]
+    """what its cached numbers must have been made with"""
+    weights: Path | None
+    """its file, if at hand"""
+    dtype: str
+    note: str = ""
+    """a line for the user, where something is not as the setting says"""
+
+    def load(self, device: torch.device) -> models.Teacher:
+        """The frozen network on the device. RequestError without weights."""
+        if self.weights is None:
+            raise RequestError(f"teacher {self.name}: expected its weights, found none at hand; give teacher.weights=FILE")
+        tracker = models.build(self.architecture)
+        models.load_weights(tracker, self.weights)
+        return models.Teacher(tracker, self.dtype).to(device)
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """layer -> channels."""
+        return network_sizes(self.architecture)[0]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The caches of a run and its teacher (None where the setting has none)."""
+
+    train: Cache
+    val: Cache
+    teacher: TeacherSource | None
+
+    def identity(self) -> dict[str, str]:
+        """What a resumed run must find again."""
+        found = {"train": self.train.fingerprint, "val": self.val.fingerprint}
+        if self.teacher is not None:
+            found["teacher"] = str(self.teacher.identity.get("weights_sha256", ""))
+        return found
+
+
+def network_sizes(architecture: str) -> tuple[dict[str, int], int]:
+    """layer -> channels, and numbers a proposal, of an architecture; nothing is allocated."""
+    with torch.device("meta"):
+        tracker = models.build(architecture)
+    return tracker.channels, tracker.numbers
+
+
+def resolve_dataset(config: Config) -> Config:
+    """The configuration with its data set named: without one, that of the only training cache that fits.
+
+    Raises:
+        RequestError: no cache fits, or caches of several data sets do.
+    """
+    if config.dataset is not None:
+        return config
+    names = set()
+    for path in caches_below(config.cache_dir):
+        identity = Cache.open(path).identity
+        name = identity.get("dataset")
+        if isinstance(name, str) and identity.get("split") == "train" and not _differences(identity, pair_identity(config.pairs, name, "train")):
+            names.add(name)
+    if len(names) != 1:
+        found = f"caches of {', '.join(sorted(names))}" if names else "no cache that fits"
+        remedy = f"make one with `{cache_command(config, 'train')}`" if not names else "name one with dataset=NAME"
+        raise RequestError(f"{config.cache_dir}: expected the cache of one data set, found {found}; {remedy}")
+    return config.model_copy(update={"dataset": names.pop()})
+
+
+def _differences(cached: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Differences in what the configuration states; what else a cache's identity holds (the data set's content) is not looked at here."""
+    return diff(cached, wanted, ignore=set(cached) - set(wanted))
+
+
+def open_cache(config: Config, split: str) -> Cache:
+    """The complete pair set of a split. RequestError naming the `make cache` that makes or finishes it."""
+    dataset = config.dataset if split == "train" else (config.val_dataset or config.dataset)
+    wanted = pair_identity(config.pairs, str(dataset), split)
+    remedy = f"make it with `{cache_command(config, split)}`"
+    extra = {name for path in caches_below(config.cache_dir) for name in Cache.open(path).identity} - set(wanted)
+    found = find(config.cache_dir, wanted, ignore=sorted(extra), remedy=remedy)
+    if missing := found.pairs.missing():
+        raise RequestError(
+            f"{found.path}: expected all {found.parts} parts of the pair set, found {len(missing)} missing;"
+            f" finish it with `{cache_command(config, split)}` (finished parts are kept)"
+        )
+    return found
+
+
+def open_sources(config: Config) -> Sources:
+    """Both caches and the teacher of a configuration whose data set is named (`resolve_dataset`)."""
+    train, val = open_cache(config, "train"), open_cache(config, "val")
+    return Sources(train, val, find_teacher(config, train, val) if config.teacher is not None else None)
+
+
+def find_teacher(config: Config, *caches: Cache) -> TeacherSource:
+    """Which teacher's numbers the run uses, and its weights if they are at hand.
+
+    With teacher.weights the file decides: a cache that holds another file's numbers under that name is refused. Without,
+    the caches decide, and the weights are at hand if the file that a cache records is still there and unchanged.
+
+    Raises:
+        RequestError: with the differences, where cache and configuration, or the two caches, disagree.
+    """
+    section = config.teacher
+    assert section is not None
+    name, architecture, weights, note = section.name or section.architecture, section.architecture, section.weights, ""
+    if weights is None and section.name is None and _demo_stands_in(caches, name):
+        name = architecture = DEMO_TEACHER.stem
+        weights = str(DEMO_TEACHER)
+        note = (
+            f"warning: teacher: expected {section.architecture}, found no targets of it; goes on with those of the bundled demo teacher"
+            f" ({name}, trained on generated video): good for trials, not for results"
+        )
+    wanted: dict[str, Any] = {"architecture": architecture, "dtype": section.dtype, "preprocess_version": PREPROCESS_VERSION}
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise RequestError(f"teacher.weights: expected a weights file, found none at {weights}; correct teacher.weights")
+        wanted["weights_sha256"] = models.weights_digest(weights)
+    for one in caches:
+        if name not in one.teachers():
+            continue
+        cached = one.teachers()[name]
+        wanted.setdefault("weights_sha256", cached.get("weights_sha256"))
+        if lines := diff(cached, wanted):
+            raise RequestError(
+                f"{one.path}: teacher {name}: expected targets of the wanted teacher, found another's ({'; '.join(lines)});"
+                f" give the weights that the cache was made with, or name this teacher anew with teacher.name=NAME and run"
+                f" `{cache_command(config, str(one.identity.get('split', 'train')))}`"
+            )
+    path = Path(weights) if weights is not None else _recorded_weights(caches, name, wanted.get("weights_sha256"))
+    return TeacherSource(name, architecture, wanted, path, section.dtype, note)
+
+
+def _demo_stands_in(caches: Sequence[Cache], name: str) -> bool:
+    """Whether the caches know nothing of the wanted teacher, but hold the bundled demo teacher's numbers."""
+    if any(name in one.teachers() for one in caches) or not DEMO_TEACHER.is_file():
+        return False
+    digests = [one.teachers().get(DEMO_TEACHER.stem, {}).get("weights_sha256") for one in caches]
+    return any(digests) and models.weights_digest(DEMO_TEACHER) in digests
+
+
+def _recorded_weights(caches: Sequence[Cache], name: str, digest: str | None) -> Path | None:
+    """The weights file that a cache's history records for this teacher, if it is still that file."""
+    for one in caches:
+        for record in reversed(one.history()):
+            path = record.get("teacher_weights")
+            if record.get("teacher") == name and path and digest and Path(path).is_file() and models.weights_digest(path) == digest:
+                return Path(path)
+    return None
+
+
+def objectives(config: Config, teacher: TeacherSource | None) -> list[Objective]:
+    """The objective of each phase."""
+    channels, numbers = network_sizes(config.student.architecture)
+    second = network_sizes(config.second_student.architecture) if config.second_student is not None else None
+    sizes = network_sizes(teacher.architecture) if teacher is not None else None
+    for other, what in ((second, "second_student"), (sizes, "teacher")):
+        if other is not None and other[1] != numbers:
+            raise RequestError(
+                f"{what}.architecture: expected {numbers} number(s) a proposal, as student {config.student.architecture} has, found {other[1]};"
+                " pair an atom_ network with an atom_ network and a drnet_ with a drnet_"
+            )
+    made = []
+    for phase in config.phases_or_one():
+        mutual = second[0] if second is not None and phase.losses.mutual_students is not None else None
+        made.append(build_objective(phase.losses, channels, sizes[0] if sizes else None, numbers, mutual))
+    return made
+
+
+def target_identity(name: str, objective: Objective) -> dict[str, Any]:
+    """What a cached target must have been made with, beside the teacher."""
+    facts: dict[str, Any] = {"target": name, "version": TARGETS[name].version}
+    for key, value in objective.target_identity.get(name, {}).items():
+        facts["projection_seed" if key == "seed" else key] = value
+    return facts
+
+
+def held(cache: Cache, teacher: TeacherSource | None, objective: Objective) -> dict[str, str]:
+    """What a cache holds of the targets that an objective needs: "" for all, else why it cannot be used. See `plan.Held`."""
+    found: dict[str, str] = {}
+    if teacher is None:
+        return found
+    for name in objective.needs.targets:
+        unit = cache.target(teacher.name, name)
+        if unit is None:
+            continue
+        lines = diff(unit.identity, target_identity(name, objective))
+        missing = len(unit.missing())
+        found[name] = "; ".join(lines) if lines else f"{missing} of {cache.parts} parts missing" if missing else ""
+    return found
+
+
+def adopt_projection(objective: Objective, cache: Cache, teacher: TeacherSource | None, cached: Sequence[str]) -> None:
+    """Uses the projection that is stored beside the cached targets, where the objective has a fixed one."""
+    if teacher is None or objective.projection is None:
+        return
+    stored: dict[str, torch.Tensor] = {}
+    for name in cached:
+        unit = cache.target(teacher.name, name)
+        if unit is not None and TARGETS[name].projected:
+            stored |= {layer: torch.from_numpy(matrix) for layer, matrix in unit.constants.items()}
+    if stored:
+        projection: Projection = objective.projection | stored
+        objective.use_projection(projection)

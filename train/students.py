@@ -1,0 +1,140 @@
+"""The networks that are trained: built from the seed, started from weights where wanted, frozen by phase, given to Adam by part.
+
+Letters: B pairs, N proposals, S side of the crops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import models
+from configs import Config, Phase, RequestError, RunError
+from configs.schema import Student
+from kdlosses import Objective, Pairs
+from models import Outputs
+from models.checkpoint import load_state, read_state, with_our_names
+
+
+class Students(nn.Module):
+    """One tracker, or the two of TSsKD (dull, intelligent), behind one forward pass."""
+
+    def __init__(self, trackers: Iterable[models.Tracker]) -> None:
+        super().__init__()
+        self.trackers = nn.ModuleList(trackers)
+
+    def forward(self, ref: Tensor, test: Tensor, pairs: Pairs, layers: tuple[str, ...]) -> tuple[Outputs, ...]:
+        """ref, test (B, 3, S, S) normalised -> the outputs of each tracker."""
+        return tuple(tracker(ref, test, pairs.ref_box, pairs.proposals, layers) for tracker in self.trackers)
+
+    def freeze(self, parts: Iterable[str]) -> None:
+        """See `models.Tracker.freeze`."""
+        parts = tuple(parts)
+        for tracker in self.trackers:
+            tracker.freeze(parts)  # type: ignore[operator]
+
+    @property
+    def first(self) -> models.Tracker:
+        """The student that runs export and compare: the dull one of two."""
+        tracker = self.trackers[0]
+        assert isinstance(tracker, models.Tracker)
+        return tracker
+
+
+class Step(nn.Module):
+    """Students and objective as one module, so that gradients of both are averaged over processes. Returns weighted named terms."""
+
+    def __init__(self, students: Students, objective: Objective, precision: str, device: torch.device) -> None:
+        super().__init__()
+        self.students, self.objective = students, objective
+        self.layers = objective.needs.student_layers
+        self.autocast = precision == "bfloat16"
+        self.device_type = device.type
+
+    def forward(self, ref: Tensor, test: Tensor, pairs: Pairs, targets: dict[str, Tensor], epoch: int) -> tuple[dict[str, Tensor], Any]:
+        """The terms, and the outputs they were computed from (detached predictions for measuring)."""
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.autocast):
+            outputs = self.students(ref, test, pairs, self.layers)
+        terms = self.objective(outputs, targets, pairs, epoch)
+        return terms, tuple(one.prediction.detach().float() for one in outputs)
+
+
+def build_students(config: Config) -> tuple[Students, list[str]]:
+    """The students of a configuration on the CPU, the same for the same train.seed, and lines on the weights they start from."""
+    torch.manual_seed(config.train.seed)
+    trackers, notes = [], []
+    for section in (config.student, config.second_student):
+        if section is not None:
+            tracker = models.build(section.architecture)
+            if section.weights is not None:
+                notes.append(f"{section.architecture} starts from {start_from(tracker, section)}")
+            trackers.append(tracker)
+    return Students(trackers), notes
+
+
+def start_from(tracker: models.Tracker, section: Student) -> str:
+    """Loads `student.weights` into a tracker; says what was loaded.
+
+    Raises:
+        RequestError: the file does not fit; or `imagenet` for a backbone that torchvision has no weights of.
+        RunError: torchvision's weights cannot be had.
+    """
+    assert section.weights is not None
+    if section.weights == "imagenet":
+        load_state(tracker, _imagenet(section.architecture), "torchvision's ImageNet weights", ("backbone",))
+        return "torchvision's ImageNet weights (backbone)"
+    if not Path(section.weights).is_file():
+        raise RequestError(f"student.weights: expected null, imagenet or a file, found '{section.weights}'; correct student.weights")
+    state = with_our_names(read_state(section.weights)[0])
+    parts = tuple(part for part, name in models.PARTS.items() if any(key.startswith(f"{name}.") for key in state)) or tuple(models.PARTS)
+    load_state(tracker, state, section.weights, parts)
+    return f"{section.weights} ({' and '.join(parts)})"
+
+
+def _imagenet(architecture: str) -> dict[str, Tensor]:
+    spec = models.ARCHITECTURES[architecture]
+    if spec.backbone.startswith("resnet") and spec.width != 64:
+        raise RequestError(
+            f"student.weights=imagenet: expected a backbone of published width, found {architecture}; torchvision has no weights of it,"
+            " set student.weights to null or a file"
+        )
+    try:
+        # the first published weights are those that ATOM starts from
+        state: dict[str, Tensor] = torchvision.models.get_model_weights(spec.backbone)["IMAGENET1K_V1"].get_state_dict(progress=False)
+    except OSError as error:
+        raise RunError(
+            f"student.weights=imagenet: expected torchvision's weights of {spec.backbone}, found no way to fetch them ({error});"
+            " connect to the network once, or give the file with student.weights=FILE"
+        ) from error
+    return state
+
+
+def parameter_groups(students: Students, objective: Objective, config: Config) -> list[dict[str, Any]]:
+    """Adam's groups by name (backbone, head, projection), only of parameters that are trained; empty groups are left out."""
+    rate = config.train.lr
+    groups = [
+        {
+            "name": part,
+            "lr": (config.train.backbone_lr or rate) if part == "backbone" else rate,
+            "params": [
+                parameter
+                for tracker in students.trackers
+                for parameter in tracker.part(part).parameters()  # type: ignore[operator]
+                if parameter.requires_grad
+            ],
+        }
+        for part in models.PARTS
+    ]
+    groups.append({"name": "projection", "lr": rate, "params": [one for one in objective.parameters() if one.requires_grad]})
+    return [group for group in groups if group["params"]]
+
+
+def leaves_some_unused(phase: Phase, objective: Objective) -> bool:
+    """Whether trained parameters may get no gradient: a head that no term looks at."""
+    looks_at_features_only = all(needs.student_layers for needs in objective.per_term.values())
+    return looks_at_features_only and "head" not in phase.freeze
