@@ -83,8 +83,8 @@ class Backend(Protocol):
     def add_history(self, record: Mapping[str, Any]) -> None:
         """Appends one record of work done."""
 
-    def size(self) -> int:
-        """Bytes on disk."""
+    def size(self, group: str = "") -> int:
+        """Bytes on disk of a group and all below it, of the whole cache by default."""
 
 
 def sha256(blob: Any) -> str:

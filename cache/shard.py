@@ -49,7 +49,7 @@ class RawReader:
     def read(self, part: int, first: int, out: np.ndarray) -> None:
         """Rows [first, first + len(out)) of the part into `out` (C order)."""
         path = self._folder / shard_key(self._stored, part)
-        target = memoryview(out).cast("B") if out.size else memoryview(b"")
+        target = out.data.cast("B") if out.size else memoryview(b"")
         begin = first * self._stored.row_bytes
         try:
             handle = os.open(path, os.O_RDONLY)

@@ -33,10 +33,13 @@ class Cache:
                 f"{backend.path}: expected a cache of layout version {LAYOUT}, found version {version}; make it again with `make cache`"
             )
         self.path = backend.path
-        self.geometry = Geometry(*(self._attributes[name] for name in ("count", "part", "chunk")))
+        try:
+            self.geometry = Geometry(*(self._attributes[name] for name in ("count", "part", "chunk")))
+            crops = self.geometry.crops(backend.attributes("crops")["bytes_bound"])
+            self.pairs = Unit(backend, self.geometry, "pairs", crops)
+        except KeyError as error:
+            raise RunError(f"{backend.path}: expected a whole cache, found no {error}; restore it from a copy, or make it again") from None
         self.count, self.part, self.chunk = self.geometry.count, self.geometry.part, self.geometry.chunk
-        crops = self.geometry.crops(backend.attributes("crops")["bytes_bound"])
-        self.pairs = Unit(backend, self.geometry, "pairs", crops)
         self._units: dict[str, Unit] = {}
 
     def __reduce__(self) -> tuple[Callable[[Path], Cache], tuple[Path]]:
@@ -84,14 +87,9 @@ class Cache:
             backend_class(path).create(path, groups)
         cache = cls.open(path)
         require(cache.identity, identity, what=str(path), remedy=remedy)
-        found = {"count": cache.count, "part": cache.part, "chunk": cache.chunk, **cache._backend.attributes("crops")}
-        found["arrays"] = _by_name(cache.pairs.arrays.values())
-        require(
-            found,
-            {**found, **root_counts(root), "bytes_bound": crop_bytes_bound, "arrays": _by_name(arrays)},
-            what=str(path),
-            remedy=remedy,
-        )
+        found = {"count": cache.count, "part": cache.part, "chunk": cache.chunk, "arrays": _by_name(cache.pairs.arrays.values())}
+        wanted = {"count": count, "part": part, "chunk": chunk, "arrays": _by_name(arrays)}
+        require(found, wanted, what=str(path), remedy=remedy)
         return cache
 
     @classmethod
@@ -217,11 +215,6 @@ class Cache:
     def add_history(self, record: Mapping[str, Any]) -> None:
         """Appends one record."""
         self._backend.add_history(record)
-
-
-def root_counts(root: Mapping[str, Any]) -> dict[str, int]:
-    """The counts among the root's attributes."""
-    return {name: root[name] for name in ("count", "part", "chunk")}
 
 
 def _by_name(arrays: Iterable[Array]) -> dict[str, Any]:

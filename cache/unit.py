@@ -25,7 +25,16 @@ class Unit:
         self.path = path
         self._backend, self._geometry, self._crops = backend, geometry, crops
         self._attributes = backend.attributes(path)
-        self.arrays: dict[str, Array] = {array.name: array for array in arrays_of(self._attributes["arrays"])}
+        if not {"identity", "fingerprint", "arrays"} <= set(self._attributes):
+            raise RunError(
+                f"{backend.path}: {path}: expected the attributes of a unit, found {sorted(self._attributes)}; restore them from a copy"
+            )
+        try:
+            self.arrays: dict[str, Array] = {array.name: array for array in arrays_of(self._attributes["arrays"])}
+        except (KeyError, TypeError) as error:
+            raise RunError(
+                f"{backend.path}: {path}: expected described arrays, found {error}; restore its attributes from a copy"
+            ) from None
         self._stored = {name: geometry.stored(path, array) for name, array in self.arrays.items()}
         self._known: set[int] = set()  # parts seen published; published parts stay
         self._constants: dict[str, np.ndarray] | None = None
@@ -70,7 +79,9 @@ class Unit:
         entry = self._backend.entry(self.path, part)
         if entry is None:
             return False
-        if entry.get("pairs") != [start, stop] or entry.get("fingerprint") != self.fingerprint:
+        held = entry.get("arrays", {})
+        fits = entry.get("pairs") == [start, stop] and entry.get("fingerprint") == self.fingerprint
+        if not fits or any(stored.path not in held for stored in self.stored):
             raise RunError(
                 f"{self.path}, part {part}: expected a ledger entry of this unit, found one of another;"
                 f" run `python -m cache gc {self._backend.path} --damaged` and then `make cache`"
@@ -90,7 +101,7 @@ class Unit:
 
     def entries(self) -> dict[int, dict[str, Any]]:
         """The ledger: part -> {"unit", "part", "pairs", "fingerprint", "arrays": {path: {"bytes", "sha256"}}}."""
-        parts = sorted(self._backend.published(self.path))
+        parts = [part for part in sorted(self._backend.published(self.path)) if part < self._geometry.parts and self.published(part)]
         return {part: entry for part in parts if (entry := self._backend.entry(self.path, part)) is not None}
 
     def nbytes(self) -> dict[str, int]:

@@ -255,8 +255,8 @@ class ZarrStore:
             torn = stream.tell() > 0 and os.pread(stream.fileno(), 1, stream.tell() - 1) != b"\n"  # by a kill
             stream.write(("\n" if torn else "").encode() + json.dumps(dict(record), sort_keys=True).encode() + b"\n")
 
-    def size(self) -> int:
-        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+    def size(self, group: str = "") -> int:
+        return sum(path.stat().st_size for path in (self.path / group).rglob("*") if path.is_file())
 
 
 def _clear(folder: Path, name: str) -> None:

@@ -62,10 +62,13 @@ class _Correlation(torch.autograd.Function):
         chunk = _chunk(test, size)
         spectra, filters, responses = [], [], []
         for maps, patches in zip(test.split(chunk), patch.split(chunk), strict=True):
-            spectra.append(torch.fft.rfft2(maps, s=size))
-            filters.append(torch.fft.rfft2(patches, s=size).conj())
+            spectrum, conjugate = torch.fft.rfft2(maps, s=size), torch.fft.rfft2(patches, s=size).conj()
             # the sum over channels comes before the one inverse transform
-            responses.append(torch.fft.irfft2((spectra[-1] * filters[-1]).sum(1), s=size))
+            responses.append(torch.fft.irfft2((spectrum * conjugate).sum(1), s=size))
+            # a teacher's spectra would be hundreds of MB for nothing
+            if any(ctx.needs_input_grad):
+                spectra.append(spectrum)
+                filters.append(conjugate)
         ctx.save_for_backward(*spectra, *filters)
         ctx.sizes = (height, width, k, size, chunk)
         return torch.cat(responses).roll((k // 2, k // 2), (1, 2))[:, :height, :width].contiguous()

@@ -158,7 +158,7 @@ def compute(names: Iterable[str], outputs: Outputs, pairs: Pairs, projection: Pr
                     f"expected teacher features of {', '.join(missing)} for target '{name}', found {', '.join(outputs.test) or 'none'};"
                     " ask the teacher for layers_of(targets)"
                 )
-            found |= {f"{name}/{key}": value.float() for key, value in one.numbers(one.layers, outputs, pairs, projection).items()}
+            found |= {f"{name}/{key}": value.detach().float() for key, value in one.numbers(one.layers, outputs, pairs, projection).items()}
     return found
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from models.checkpoint import guess_architecture, load_weights, read_state, save_weights, weights_digest
 from models.outputs import LAYERS, STRIDES, Outputs
+from models.pretrained import load_imagenet_backbone, start_from
 from models.prroi import prroi_pool
+from models.sizes import flops
 from models.tracker import ARCHITECTURES, PARTS, Teacher, Tracker, build
 
 __all__ = [
@@ -16,10 +18,13 @@ __all__ = [
     "Teacher",
     "Tracker",
     "build",
+    "flops",
     "guess_architecture",
+    "load_imagenet_backbone",
     "load_weights",
     "prroi_pool",
     "read_state",
     "save_weights",
+    "start_from",
     "weights_digest",
 ]

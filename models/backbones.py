@@ -19,6 +19,7 @@ from models.outputs import LAYERS
 class Backbone(nn.Module):
     """Runs the stages up to the last one asked for. Subclasses define the stages and the two hooks `stem` and `reduce`."""
 
+    conv1: nn.Module
     channels: dict[str, int]
     unused: tuple[str, ...]
 

@@ -23,7 +23,7 @@ from models.tracker import ARCHITECTURES, PARTS, Tracker, build
 
 STATE_KEYS = ("net", "state_dict", "model")
 WRAPPERS = ("module.", "_orig_mod.")
-MOBILENET_STAGES = {"conv1": range(0, 1), "layer1": range(1, 4), "layer2": range(4, 7), "layer3": range(7, 11), "layer4": range(11, 19)}
+MOBILENET_STAGES = {"conv1": range(1), "layer1": range(1, 4), "layer2": range(4, 7), "layer3": range(7, 11), "layer4": range(11, 19)}
 
 
 def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

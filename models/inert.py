@@ -44,7 +44,11 @@ DTYPES = {
 # What settings and statistics are made of: containers that are rebuilt, and parts of the standard library that stay inert.
 PLAIN_BUILTINS = {kind.__name__: kind for kind in (bool, complex, dict, float, frozenset, int, list, set, str, tuple)}
 PLAIN_MODULES = {"argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "pathlib._local", "uuid"}
-PLAIN_NAMES = {*(f"builtins.{name}" for name in ("bytearray", "bytes", "object", "range", "slice")), "functools.partial", "types.SimpleNamespace"}
+PLAIN_NAMES = {
+    *(f"builtins.{name}" for name in ("bytearray", "bytes", "object", "range", "slice")),
+    "functools.partial",
+    "types.SimpleNamespace",
+}
 OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
@@ -76,12 +80,11 @@ class Foreign:
 
 
 class Storage(NamedTuple):
-    """Where a tensor's numbers lie: `count` of them from number `start` of the record `key`; `dtype` None: bytes."""
+    """Where a tensor's numbers lie: in the record `key`, from its number `start` on."""
 
     key: str
-    dtype: torch.dtype | None
+    dtype: torch.dtype
     start: int
-    count: int
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,9 @@ def _tensor(storage: Storage, offset: Any, shape: Any, stride: Any, *_: Any) -> 
     return LazyTensor(storage, offset, shape, stride, storage.dtype)
 
 
-def _typed_tensor(storage: Storage, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: torch.dtype, *_: Any) -> LazyTensor:
+def _typed_tensor(
+    storage: Storage, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: torch.dtype, *_: Any
+) -> LazyTensor:
     return LazyTensor(storage, offset, shape, stride, dtype)
 
 
@@ -145,7 +150,7 @@ class InertUnpickler(pickle.Unpickler):
         super().__init__(stream, encoding="latin1")
         self.source = source
         self.foreign: list[str] = []
-        self.storages: dict[str, Storage] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         module = OLD_MODULES.get(module, module)
@@ -171,11 +176,11 @@ class InertUnpickler(pickle.Unpickler):
         kind, *rest = pid
         if kind == "module":  # a whole pickled module of the legacy format: (class, source file, source code)
             return rest[0]
-        dtype, key, _device, count = rest[:4]
+        dtype, key, _device, _count = rest[:4]
         view = rest[4] if len(rest) > 4 else None
-        self.storages[key] = Storage(key, dtype, 0, count)
+        self.dtypes[key] = dtype
         # a legacy view is (its key, first number, count) of the root storage
-        return Storage(key, dtype, 0, count) if view is None else Storage(key, dtype, view[1], view[2])
+        return Storage(key, dtype, 0 if view is None else view[1])
 
 
 @dataclass
@@ -191,7 +196,11 @@ class Contents:
         """Reads one tensor (a copy). ValueError where the file's description of it does not fit its bytes."""
         storage, dtype = lazy.storage, lazy.dtype
         sizes = (lazy.offset, *lazy.shape, *lazy.stride)
-        if not isinstance(dtype, torch.dtype) or len(lazy.shape) != len(lazy.stride) or not all(isinstance(n, int) and n >= 0 for n in sizes):
+        if (
+            not isinstance(dtype, torch.dtype)
+            or len(lazy.shape) != len(lazy.stride)
+            or not all(isinstance(n, int) and n >= 0 for n in sizes)
+        ):
             raise ValueError("a tensor without a valid type and shape")
         content = self.record(storage.key)
         count = len(content) // dtype.itemsize
@@ -218,7 +227,9 @@ def read_pickled(path: Path) -> Contents:
 def damaged(path: Path, error: Exception) -> RequestError:
     """The error for a file that does not read to its end."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    return RequestError(f"expected a complete checkpoint (safetensors or PyTorch), found {path} truncated or damaged ({reason}); fetch it again")
+    return RequestError(
+        f"expected a complete checkpoint (safetensors or PyTorch), found {path} truncated or damaged ({reason}); fetch it again"
+    )
 
 
 def _read_zip(path: Path) -> Contents:
@@ -252,10 +263,9 @@ def _read_legacy(path: Path) -> Contents:
         root = unpickler.load()
         places: dict[str, tuple[int, int]] = {}
         for key in InertUnpickler(stream, path).load():
-            dtype = unpickler.storages[key].dtype or torch.uint8
             (count,) = struct.unpack("<q", stream.read(8))
-            places[key] = (stream.tell(), count * dtype.itemsize)
-            stream.seek(count * dtype.itemsize, io.SEEK_CUR)
+            places[key] = (stream.tell(), count * unpickler.dtypes[key].itemsize)
+            stream.seek(places[key][1], io.SEEK_CUR)
         if stream.tell() > path.stat().st_size:
             raise ValueError("the file ends inside a tensor")
 

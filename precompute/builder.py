@@ -20,6 +20,7 @@ from configs.schema import Pairs as PairsSection
 from kdlosses import targets as target_table
 from kdlosses.pairs import Pairs
 from models.preprocess import CropBatch, make_decoder
+from models.preprocess.decoder import Kind
 from precompute.producer import Producer
 from precompute.teachers import TargetPlan
 
@@ -36,7 +37,7 @@ class Work:
     batch: int
     """pairs a teacher batch"""
     device: torch.device
-    feed: str
+    feed: Kind
     threads: int
     shown: bool = True
 
@@ -116,8 +117,8 @@ class TargetPass:
             decoder.close()
 
     def _rows(self, slot: int) -> tuple[int, np.ndarray]:
-        """Place of the part and the rows (B,) of a slot in it, the last row repeated where the part ends early."""
-        place, first = self.slots[min(slot, len(self.slots) - 1)]
+        """Place of the part and rows (B,) of a slot in it, the last one repeated where the part ends early. IndexError past the end."""
+        place, first = self.slots[slot]
         start, stop = self.work.cache.bounds(self.work.parts[place])
         return place, np.minimum(np.arange(first, first + self.work.batch), stop - start - 1)
 
@@ -134,7 +135,9 @@ class TargetPass:
             blur=np.zeros(len(images), np.float32),
         )
 
-    def _batch(self, decode: Callable[[int], torch.Tensor], slot: int, place: int, valid: int, values: dict[str, list[torch.Tensor]]) -> None:
+    def _batch(
+        self, decode: Callable[[int], torch.Tensor], slot: int, place: int, valid: int, values: dict[str, list[torch.Tensor]]
+    ) -> None:
         began = time.perf_counter()
         images = decode(slot)
         decoded = time.perf_counter()

@@ -39,7 +39,8 @@ def describe_and_check(
     free = shutil.disk_usage(existing).free
     if total > free:
         raise RequestError(
-            f"disk: expected room for {size(total)} below {folder}, found {size(free)} free; {remedy}, give CACHE_DIR another disk, or free some space"
+            f"disk: expected room for {size(total)} below {folder}, found {size(free)} free; {remedy}, give CACHE_DIR another disk,"
+            " or free some space"
         )
     return f"bytes a pair: {' + '.join(items)}; still to write {size(total)}, free {size(free)}"
 
@@ -55,8 +56,8 @@ def break_even(config: Config, measured: Measured) -> str | None:
     seen = config.train.batch * config.train.batches * sum(phase.epochs for phase in config.phases_or_one())
     runs = measured.seconds / (seen * teacher)
     return (
-        f"break-even: this took {measured.seconds:,.1f} s ({1e3 * teacher:,.1f} ms a pair of it teacher); one run of {config.setting} sees {seen:,} pairs,"
-        f" {seen * teacher:,.1f} s of online teacher: the cache has paid for itself after {runs:.2f} runs"
+        f"break-even: this took {measured.seconds:,.1f} s ({1e3 * teacher:,.1f} ms a pair of it teacher); one run of {config.setting} sees"
+        f" {seen:,} pairs, {seen * teacher:,.1f} s of online teacher: the cache has paid for itself after {runs:.2g} runs"
     )
 
 

@@ -107,8 +107,8 @@ class Producer:
         failed = [row for row, one in enumerate(made) if isinstance(one, FrameError)]
         if len(failed) > len(made) // 2:
             raise RunError(
-                f"dataset {self.dataset.name}: expected usable frames, found {len(failed)} of {len(made)} pairs without (first: {made[failed[0]]});"
-                " check the data set's folder and run again"
+                f"dataset {self.dataset.name}: expected usable frames, found {len(failed)} of {len(made)} pairs without"
+                f" (first: {made[failed[0]]}); check the data set's folder and run again"
             )
         for row in failed:
             made[row] = self._draw_anew(rows, start, row, made[row], spec)
@@ -123,6 +123,6 @@ class Producer:
             if isinstance(fault, PairCrops):
                 return fault
         raise RunError(
-            f"dataset {self.dataset.name}: expected usable frames for pair {start + row}, found none in {MOST_ATTEMPTS} draws (last: {fault});"
-            " check the data set's folder and run again"
+            f"dataset {self.dataset.name}: expected usable frames for pair {start + row}, found none in {MOST_ATTEMPTS} draws"
+            f" (last: {fault}); check the data set's folder and run again"
         )

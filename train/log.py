@@ -1,9 +1,9 @@
 """What a run leaves to look at: metrics.jsonl, TensorBoard, a progress bar or plain lines.
 
-metrics.jsonl holds one JSON object a line. kind=train: `step` (steps finished), `epoch` (running, from 1), `phase`, `loss` and `terms` (means
-since the last line), `lr` by group, `pairs_per_s`, `wait_share` (share of time waiting for data), `cached_share` and
-`online_share` (shares of the steps whose targets came from the cache and from the online teacher). kind=val: `step`, `epoch` (finished), `loss`,
-`terms`, `iou_error`, `correlation` and what else `train.evaluate` measures.
+metrics.jsonl holds one JSON object a line. kind=train: `step` (steps finished), `epoch` (running, from 1), `phase` (from 1), `loss`
+and `terms` (means since the last line), `lr` by group, `pairs_per_s`, `wait_share` (share of time waiting for data), `cached_share`
+and `online_share` (shares of the steps whose targets came from the cache and from the online teacher). kind=val: `step`, `epoch`
+(finished), `loss`, `terms`, `iou_error`, `correlation` and what else `train.evaluate` measures.
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ class Plan:
     def table(self) -> str:
         """The plan as an aligned text table, one term a line."""
         head = ("phase", "loss", "weight", "needs of the teacher", "training", "validation", "why")
-        lines = [head] + [(str(r.phase + 1), r.term, f"{r.weight:g}", ", ".join(r.targets) or "-", r.train, r.val, r.why) for r in self.rows]
+        lines = [head] + [
+            (str(r.phase + 1), r.term, f"{r.weight:g}", ", ".join(r.targets) or "-", r.train, r.val, r.why) for r in self.rows
+        ]
         widths = [max(len(line[column]) for line in lines) for column in range(len(head) - 1)]
         return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(line, widths, strict=False)), line[-1]]) for line in lines)
 
@@ -151,9 +153,7 @@ def _online(config: Config, targets: tuple[str, ...], weights: str | None, why: 
     return Sources(online=targets)
 
 
-def _row(
-    config: Config, phase: int, term: str, weight: float, targets: tuple[str, ...], train: Sources, val: Sources, held: Held
-) -> Row:
+def _row(config: Config, phase: int, term: str, weight: float, targets: tuple[str, ...], train: Sources, val: Sources, held: Held) -> Row:
     train_from, val_from = _where(targets, train), _where(targets, val)
     mix = config.train.mix
     if not targets:
@@ -177,17 +177,18 @@ def _where(targets: Iterable[str], sources: Sources) -> str:
     return " + ".join(kinds) or "none"
 
 
-def cache_command(config: Config, split: str) -> str:
-    """The `make cache ...` that adds what this configuration needs to `split`, with every difference from the setting's file."""
+def cache_command(config: Config, split: str, dataset: str | None = None) -> str:
+    """The `make cache ...` that adds what this configuration needs to `split` (of one data set, or of all), with every difference
+    from the setting's file."""
     file = SETTINGS / f"{config.setting}.yaml"
     plain = configs.load(config.setting) if file.is_file() else Config(losses=config.losses, phases=config.phases)
-    dataset = config.dataset if split == "train" else (config.val_dataset or config.dataset)
-    words = ["make", "cache", f"DATASET={shlex.quote(dataset)}", f"SETTING={config.setting or 'FILE'}"]
+    dataset = dataset or (config.dataset if split == "train" else config.val_dataset or config.dataset)
+    words = ["make", "cache", f"DATASET={shlex.quote(dataset) if dataset else 'NAME'}", f"SETTING={config.setting or 'FILE'}"]
     if config.pairs.count != plain.pairs.count:
         words.append(f"PAIRS={config.pairs.count}")
     if config.pairs.val_count != plain.pairs.val_count:
         words.append(f"VAL_PAIRS={config.pairs.val_count}")
-    if dataset != config.dataset:
+    if config.val_dataset is not None:
         words.append(f"SPLIT={split}")
     if config.teacher and config.teacher.weights:
         words.append(f"TEACHER={shlex.quote(config.teacher.weights)}")
@@ -217,4 +218,6 @@ def _leaves(key: str, value: object, old: object) -> list[str]:
     if not isinstance(value, dict):
         return [f"{key}={yaml_value(tuple(value) if isinstance(value, list) else value)}"]
     before = old if isinstance(old, dict) else {}
-    return [line for name, inner in value.items() if not before or inner != before.get(name) for line in _leaves(f"{key}.{name}", inner, None)]
+    return [
+        line for name, inner in value.items() if not before or inner != before.get(name) for line in _leaves(f"{key}.{name}", inner, None)
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from configs import Config, RequestError, pair_identity
 from kdlosses import TARGETS, Objective, build_objective
 from kdlosses.projection import Projection
 from models.preprocess import VERSION as PREPROCESS_VERSION
-from train.plan import cache_command
+from train.plan import ABSENT, cache_command
 
 # What precompute takes where a setting names no weights; its targets are the only ones taken for another network's, and never silently.
 DEMO_TEACHER = Path(models.__file__).parent / "demo_teacher" / "atom_resnet18medium.safetensors"
+# Part of a cache's identity that no configuration states: the data set's frames need not be here to train from its cache.
+UNSTATED = ("content_sha256",)
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,14 @@ class TeacherSource:
 class Sources:
     """The caches of a run and its teacher (None where the setting has none)."""
 
-    train: Cache
-    val: Cache
+    train: tuple[Cache, ...]
+    """one a data set"""
+    val: tuple[Cache, ...]
     teacher: TeacherSource | None
 
     def identity(self) -> dict[str, str]:
         """What a resumed run must find again."""
-        found = {"train": self.train.fingerprint, "val": self.val.fingerprint}
+        found = {split: " ".join(one.fingerprint for one in caches) for split, caches in (("train", self.train), ("val", self.val))}
         if self.teacher is not None:
             found["teacher"] = str(self.teacher.identity.get("weights_sha256", ""))
         return found
@@ -85,7 +88,7 @@ def resolve_dataset(config: Config) -> Config:
     for path in caches_below(config.cache_dir):
         identity = Cache.open(path).identity
         name = identity.get("dataset")
-        if isinstance(name, str) and identity.get("split") == "train" and not _differences(identity, pair_identity(config.pairs, name, "train")):
+        if isinstance(name, str) and not diff(identity, pair_identity(config.pairs, name, "train"), ignore=UNSTATED):
             names.add(name)
     if len(names) != 1:
         found = f"caches of {', '.join(sorted(names))}" if names else "no cache that fits"
@@ -94,30 +97,26 @@ def resolve_dataset(config: Config) -> Config:
     return config.model_copy(update={"dataset": names.pop()})
 
 
-def _differences(cached: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Differences in what the configuration states; what else a cache's identity holds (the data set's content) is not looked at here."""
-    return diff(cached, wanted, ignore=set(cached) - set(wanted))
-
-
-def open_cache(config: Config, split: str) -> Cache:
-    """The complete pair set of a split. RequestError naming the `make cache` that makes or finishes it."""
-    dataset = config.dataset if split == "train" else (config.val_dataset or config.dataset)
-    wanted = pair_identity(config.pairs, str(dataset), split)
-    remedy = f"make it with `{cache_command(config, split)}`"
-    extra = {name for path in caches_below(config.cache_dir) for name in Cache.open(path).identity} - set(wanted)
-    found = find(config.cache_dir, wanted, ignore=sorted(extra), remedy=remedy)
-    if missing := found.pairs.missing():
-        raise RequestError(
-            f"{found.path}: expected all {found.parts} parts of the pair set, found {len(missing)} missing;"
-            f" finish it with `{cache_command(config, split)}` (finished parts are kept)"
-        )
-    return found
+def open_caches(config: Config, split: str) -> tuple[Cache, ...]:
+    """The complete pair sets of a split, one a data set. RequestError naming the `make cache` that makes or finishes one."""
+    datasets = config.dataset if split == "train" else (config.val_dataset or config.dataset)
+    found = []
+    for dataset in str(datasets).split():
+        wanted = pair_identity(config.pairs, dataset, split)
+        one = find(config.cache_dir, wanted, ignore=UNSTATED, remedy=f"make it with `{cache_command(config, split, dataset)}`")
+        if missing := one.pairs.missing():
+            raise RequestError(
+                f"{one.path}: expected all {one.parts} parts of the pair set, found {len(missing)} missing;"
+                f" finish it with `{cache_command(config, split, dataset)}` (finished parts are kept)"
+            )
+        found.append(one)
+    return tuple(found)
 
 
 def open_sources(config: Config) -> Sources:
     """Both caches and the teacher of a configuration whose data set is named (`resolve_dataset`)."""
-    train, val = open_cache(config, "train"), open_cache(config, "val")
-    return Sources(train, val, find_teacher(config, train, val) if config.teacher is not None else None)
+    train, val = open_caches(config, "train"), open_caches(config, "val")
+    return Sources(train, val, find_teacher(config, *train, *val) if config.teacher is not None else None)
 
 
 def find_teacher(config: Config, *caches: Cache) -> TeacherSource:
@@ -147,13 +146,13 @@ def find_teacher(config: Config, *caches: Cache) -> TeacherSource:
     for one in caches:
         if name not in one.teachers():
             continue
-        cached = one.teachers()[name]
+        cached, split = one.teachers()[name], str(one.identity.get("split", "train"))
         wanted.setdefault("weights_sha256", cached.get("weights_sha256"))
         if lines := diff(cached, wanted):
             raise RequestError(
                 f"{one.path}: teacher {name}: expected targets of the wanted teacher, found another's ({'; '.join(lines)});"
                 f" give the weights that the cache was made with, or name this teacher anew with teacher.name=NAME and run"
-                f" `{cache_command(config, str(one.identity.get('split', 'train')))}`"
+                f" `{cache_command(config, split)}`"
             )
     path = Path(weights) if weights is not None else _recorded_weights(caches, name, wanted.get("weights_sha256"))
     return TeacherSource(name, architecture, wanted, path, section.dtype, note)
@@ -168,12 +167,11 @@ def _demo_stands_in(caches: Sequence[Cache], name: str) -> bool:
 
 
 def _recorded_weights(caches: Sequence[Cache], name: str, digest: str | None) -> Path | None:
-    """The weights file that a cache's history records for this teacher, if it is still that file."""
-    for one in caches:
-        for record in reversed(one.history()):
-            path = record.get("teacher_weights")
-            if record.get("teacher") == name and path and digest and Path(path).is_file() and models.weights_digest(path) == digest:
-                return Path(path)
+    """The weights file that a cache's history records for this teacher, or the bundled one, if its content is still the same."""
+    recorded = [record["teacher_weights"] for one in caches for record in one.history() if record.get("teacher") == name]
+    for path in dict.fromkeys([*reversed(recorded), str(DEMO_TEACHER)]):
+        if path and digest and Path(path).is_file() and models.weights_digest(path) == digest:
+            return Path(path)
     return None
 
 
@@ -185,7 +183,7 @@ def objectives(config: Config, teacher: TeacherSource | None) -> list[Objective]
     for other, what in ((second, "second_student"), (sizes, "teacher")):
         if other is not None and other[1] != numbers:
             raise RequestError(
-                f"{what}.architecture: expected {numbers} number(s) a proposal, as student {config.student.architecture} has, found {other[1]};"
+                f"{what}.architecture: expected {numbers} number(s) a proposal as {config.student.architecture} has, found {other[1]};"
                 " pair an atom_ network with an atom_ network and a drnet_ with a drnet_"
             )
     made = []
@@ -203,19 +201,23 @@ def target_identity(name: str, objective: Objective) -> dict[str, Any]:
     return facts
 
 
-def held(cache: Cache, teacher: TeacherSource | None, objective: Objective) -> dict[str, str]:
-    """What a cache holds of the targets that an objective needs: "" for all, else why it cannot be used. See `plan.Held`."""
-    found: dict[str, str] = {}
+def held(caches: Sequence[Cache], teacher: TeacherSource | None, objective: Objective) -> dict[str, str]:
+    """What all caches of a split hold of the targets that an objective needs: "" for all, else why not. See `plan.Held`."""
     if teacher is None:
-        return found
-    for name in objective.needs.targets:
-        unit = cache.target(teacher.name, name)
-        if unit is None:
-            continue
-        lines = diff(unit.identity, target_identity(name, objective))
-        missing = len(unit.missing())
-        found[name] = "; ".join(lines) if lines else f"{missing} of {cache.parts} parts missing" if missing else ""
-    return found
+        return {}
+    return {
+        target: "; ".join(reason for one in caches if (reason := _lacks(one, teacher.name, target, objective)))
+        for target in objective.needs.targets
+    }
+
+
+def _lacks(cache: Cache, teacher: str, name: str, objective: Objective) -> str:
+    unit = cache.target(teacher, name)
+    if unit is None:
+        return ABSENT
+    lines = diff(unit.identity, target_identity(name, objective))
+    missing = len(unit.missing())
+    return "; ".join(lines) if lines else f"{missing} of {cache.parts} parts missing" if missing else ""
 
 
 def adopt_projection(objective: Objective, cache: Cache, teacher: TeacherSource | None, cached: Sequence[str]) -> None:

@@ -203,7 +203,7 @@ def test_an_error_of_the_source_waits_for_its_batch_and_passes_unchanged(make, k
     broken[0] = False
     with pytest.raises(RunError):  # it was prefetched while broken
         decoder.batch(2)
-    assert torch.equal(decoder.batch(2), make("torch", plain).batch(2)) or kind == "dali"
+    assert torch.equal(decoder.batch(2), make(kind, plain).batch(2))
     decoder.batch(3)
     decoder.batch(4)
     with pytest.raises(IndexError, match="past the last batch"):
@@ -214,7 +214,7 @@ FLAWS = {
     "cut": (CROPS[1][: len(CROPS[1]) // 2], "bytes that are not a whole JPEG file"),
     "empty": (np.zeros(0, np.uint8), "0 bytes that are not a whole JPEG file"),
     "noise": (np.concatenate([[255, 216], np.arange(200), [255, 217]]).astype(np.uint8), "cannot decode"),
-    "size": (encode(texture(1, 64)), "found 64 x 64"),
+    "size": (encode(texture(1, 64)), "64 x 64;"),
 }
 
 
@@ -231,7 +231,9 @@ def test_a_bad_crop_is_named_and_the_decoder_goes_on(make, kind, flaw, capfd):
 
     decoder = make(kind, source)
     good = decoder.batch(0)
-    with pytest.raises(RunError, match=rf"^batch 1, test crop of pair 1 of the batch: expected a JPEG of 96 x 96, found .*{found}") as caught:
+    with pytest.raises(
+        RunError, match=rf"^batch 1, test crop of pair 1 of the batch: expected a JPEG of 96 x 96, found .*{found}"
+    ) as caught:
         decoder.batch(1)
     assert "\n" not in str(caught.value)
     assert decoder.batch(2).shape == good.shape
@@ -251,7 +253,11 @@ def test_wrong_requests_are_refused(make, kind):
 
 @needs_dali
 def test_names_with_dali():
-    assert [decoder_name("auto", "cpu"), decoder_name("dali", "cuda:1"), decoder_name("torch", "cuda")] == ["dali-cpu", "dali-gpu", "opencv"]
+    assert [decoder_name("auto", "cpu"), decoder_name("dali", "cuda:1"), decoder_name("torch", "cuda")] == [
+        "dali-cpu",
+        "dali-gpu",
+        "opencv",
+    ]
 
 
 def test_names_without_dali(make, monkeypatch):

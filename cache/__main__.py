@@ -1,0 +1,175 @@
+"""`python -m cache`: looking at caches, checking, copying and dropping."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cache import collect, inspect
+from cache.export import export
+from cache.locate import caches_below
+from cache.store import Cache
+from cache.verify import verify
+from configs import cli
+from configs.errors import RequestError, nearest
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(prog="python -m cache", description="Look at caches, check, copy and drop them.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, path: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        default = os.environ.get("CACHE_DIR") or "caches"
+        sub.add_argument("--cache-dir", metavar="DIR", default=default, help=f"where PATH may be a name (CACHE_DIR; now: {default})")
+        if path:
+            sub.add_argument("path", metavar="PATH", help="a cache, or its name below the cache directory")
+        return sub
+
+    command("ls", "list the caches below a directory", path=False).add_argument(
+        "dir", nargs="?", metavar="DIR", help="default: the cache directory"
+    )
+    command("info", "identity, arrays, sizes and history").add_argument("--json", action="store_true", help="machine-readable")
+    sub = command("verify", "recompute every checksum; exit 1 if anything is wrong")
+    sub.add_argument("--json", action="store_true", help="machine-readable")
+    sub.add_argument("--deep", action="store_true", help="also decode every crop and look for numbers that are not finite")
+    sub = command("view", "write a contact sheet of pairs with boxes and proposals")
+    sub.add_argument("--pairs", default="0-15", help="first-last, or numbers separated by commas (default: 0-15)")
+    sub.add_argument("--out", default="pairs.png", type=Path, help="picture to write (default: pairs.png)")
+    sub = command("export", "copy to one HDF5 file (OUT.h5), or back to a zarr directory")
+    sub.add_argument("out", metavar="OUT", type=Path)
+    sub = command("gc", "drop targets, teachers or remains; says what it frees and asks")
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--target", metavar="TEACHER/TARGET", help="a target with its numbers")
+    what.add_argument("--teacher", metavar="TEACHER", help="a teacher with all its targets")
+    what.add_argument("--unfinished", action="store_true", help="what interrupted writers have left (no writer may be running)")
+    what.add_argument("--damaged", action="store_true", help="parts in which verify finds a fault; `make cache` writes them again")
+    sub.add_argument("--yes", action="store_true", help="do not ask")
+    return parser
+
+
+def _open(arguments: argparse.Namespace) -> Cache:
+    path, folder = Path(arguments.path), Path(arguments.cache_dir)
+    if not path.exists():
+        known = [str(cache.relative_to(folder)) for cache in caches_below(folder)]
+        if not (folder / path).exists():
+            raise RequestError(
+                f"{path}: expected a cache, found nothing there nor in {folder}{nearest(str(path), known)}; see `python -m cache ls`"
+            )
+        path = folder / path
+    return Cache.open(path)
+
+
+def _ls(arguments: argparse.Namespace) -> int:
+    folder = Path(arguments.dir or arguments.cache_dir)
+    paths = list(caches_below(folder))
+    if not paths:
+        raise RequestError(f"{folder}: expected caches below it, found none; make one with `make cache`, or name another directory")
+    rows = [["cache", "pairs", "parts", "size", "targets"], *(inspect.row_of(path, str(path.relative_to(folder))) for path in paths)]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for name, *numbers, targets in rows:
+        cells = [name.ljust(widths[0]), *(number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)), targets]
+        print("  ".join(cells))
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    info = inspect.describe(_open(arguments))
+    print(json.dumps(info, indent=2) if arguments.json else "\n".join(inspect.lines_of(info)))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    cache = _open(arguments)
+    faults = verify(cache, deep=arguments.deep)
+    if arguments.json:
+        print(
+            json.dumps(
+                {"path": str(cache.path), "ok": not faults, "deep": arguments.deep, "faults": [fault._asdict() for fault in faults]},
+                indent=2,
+            )
+        )
+    else:
+        for fault in faults:
+            print(fault.line())
+        print(f"{cache.path}: {f'{len(faults)} faults' if faults else 'whole and finished'}, {cache.count:,} pairs, {cache.parts} parts")
+    return 1 if faults else 0
+
+
+def _pair_numbers(text: str, count: int) -> list[int]:
+    try:
+        pairs: list[int] = []
+        for piece in text.split(","):
+            first, _, last = piece.partition("-")
+            pairs += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise RequestError(f"--pairs: expected first-last or numbers separated by commas, found {text!r}; say e.g. --pairs 0-15") from None
+    pairs = [pair for pair in pairs if pair < count]
+    if not pairs or len(pairs) > 400:
+        raise RequestError(f"--pairs: expected 1 to 400 pairs within 0-{count - 1}, found {len(pairs)} in {text!r}; say e.g. --pairs 0-15")
+    return pairs
+
+
+def _view(arguments: argparse.Namespace) -> int:
+    import cv2  # only pictures need OpenCV
+
+    from cache.view import contact_sheet
+    from configs.files import write_atomic
+
+    cache = _open(arguments)
+    if arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise RequestError(f"--out: expected a .png or .jpg file, found {arguments.out}; say e.g. --out pairs.png")
+    pairs = _pair_numbers(arguments.pairs, cache.count)
+    write_atomic(arguments.out, cv2.imencode(arguments.out.suffix.lower(), contact_sheet(cache, pairs))[1].tobytes())
+    print(f"picture: {arguments.out} ({len(pairs)} pairs)")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    copy = export(_open(arguments), arguments.out, progress=lambda line: print(line, file=sys.stderr))
+    print(f"cache: {copy.path}")
+    return 0
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    cache = _open(arguments)
+    if arguments.target:
+        actions = collect.drop_target(cache, arguments.target)
+    elif arguments.teacher:
+        actions = collect.drop_teacher(cache, arguments.teacher)
+    else:
+        actions = collect.drop_unfinished(cache) if arguments.unfinished else collect.drop_damaged(cache)
+    if not actions:
+        print(f"{cache.path}: nothing to drop")
+        return 0
+    for action in actions:
+        print(f"drop {action.what} ({inspect.size_text(action.bytes)})")
+    if cache.backend.kind == "hdf5":
+        print("the file keeps its size; export it to a new one to shrink it")
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise RequestError("gc: expected a terminal to ask on, found none; say --yes to go ahead without asking")
+        if input(f"drop from {cache.path}? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing dropped")
+            return 0
+    for action in actions:
+        action.apply()
+    print(f"{cache.path}: dropped, {inspect.size_text(sum(action.bytes for action in actions))} freed")
+    return 0
+
+
+_COMMANDS = {"ls": _ls, "info": _info, "verify": _verify, "view": _view, "export": _export, "gc": _gc}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command; the exit code."""
+    parsed = _parser().parse_args(arguments)
+    return _COMMANDS[parsed.command](parsed)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,92 @@
+"""python -m models: what a weights file holds, and other forms of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from configs.cli import Parser, run
+from models.checkpoint import weights_digest
+from models.convert import convert, load_tracker
+from models.export import OPSET, export
+from models.sizes import describe
+
+CROP_SIZE = 288
+
+
+def parser() -> Parser:
+    """The command line."""
+    whole = Parser(prog="python -m models", description="Look at, convert and export the weights of trackers. No input file is run.")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    show = commands.add_parser("show", help="architecture, sizes and metadata of a file")
+    show.add_argument("file", metavar="FILE", help="safetensors, or a PyTorch or PyTracking checkpoint")
+    show.add_argument(
+        "--crop-size", type=int, default=CROP_SIZE, help="side of the crops that MFLOPs are counted for (default: %(default)s)"
+    )
+    show.add_argument("--json", action="store_true", help="print one JSON object")
+
+    other = commands.add_parser("convert", help="safetensors to PyTracking's .pth.tar, and back")
+    other.add_argument("input", metavar="IN", help="safetensors, or a PyTorch or PyTracking checkpoint")
+    other.add_argument("output", metavar="OUT", help="*.safetensors, or *.pth or *.pth.tar for PyTracking's loader")
+    other.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="type of the parameters in a .safetensors (default: as read, in float32)",
+    )
+    other.add_argument("--legacy", action="store_true", help="write a .pth.tar that PyTorch before 1.6 reads too")
+
+    graphs = commands.add_parser(
+        "export",
+        help="ONNX graphs of backbone, modulation and prediction",
+        description=f"Writes backbone.onnx, modulation.onnx and prediction.onnx (opset {OPSET}, free batch) and compares each with PyTorch."
+        " The gradient in the box stays PyTorch's.",
+    )
+    graphs.add_argument("input", metavar="IN", help="safetensors, or a PyTorch or PyTracking checkpoint")
+    graphs.add_argument("folder", metavar="OUT_DIR", help="where the graphs go")
+    graphs.add_argument("--crop-size", type=int, default=CROP_SIZE, help="side of the crops, fixed in the graphs (default: %(default)s)")
+    return whole
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parser().parse_args(list(arguments))
+    if options.command == "show":
+        _show(options.file, options.crop_size, options.json)
+    elif options.command == "convert":
+        architecture = convert(options.input, options.output, getattr(torch, options.dtype) if options.dtype else None, options.legacy)
+        print(f"{options.output}: {architecture}, {Path(options.output).stat().st_size / 1e6:.2f} MB")
+    else:
+        tracker, _ = load_tracker(options.input)
+        for graph in export(tracker, options.folder, options.crop_size):
+            print(f"{graph.path}: opset {OPSET}, {graph.megabytes:.2f} MB, {graph.error:.1e} of the largest value from PyTorch")
+        print("the gradient in the box is not in the graphs: it stays PyTorch's")
+
+
+def _show(path: str, crop_size: int, as_json: bool) -> None:
+    tracker, metadata = load_tracker(path)
+    facts: dict[str, object] = {
+        "path": path,
+        "architecture": tracker.architecture,
+        "sha256": weights_digest(path),
+        "file_megabytes": round(Path(path).stat().st_size / 1e6, 2),
+        **describe(tracker, crop_size),
+        "metadata": metadata,
+    }
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    print(f"{path}: {tracker.architecture} ({metadata['file']}, {facts['file_megabytes']} MB)")
+    print(f"parameters  {facts['parameters']:,}, of them used {facts['parameters_used']:,} ({facts['megabytes']} MB in float32)")
+    print(f"MFLOPs      {facts['mflops']:,} multiply-adds * 10^6, one pair of {crop_size}-pixel crops, 16 proposals")
+    print(f"sha256      {facts['sha256']}")
+    for key, value in metadata.items():
+        if key not in ("file", "format", "architecture"):
+            print(f"{'not installed (skipped)' if key == 'foreign' else key}: {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,43 @@
+"""How large a tracker is: parameters, bytes, multiply-adds."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.tracker import PARTS, Tracker
+
+
+def flops(tracker: Tracker, crop_size: int, proposals: int = 16) -> int:
+    """Multiply-adds of one forward pass over one pair of crops of `crop_size` pixels a side: convolutions and matrix products.
+
+    Counted by running a copy of the tracker on the CPU, so what is never run (layer4, the classifier) does not count.
+    """
+    still = copy.deepcopy(tracker).cpu().eval()
+    images = torch.zeros(1, 3, crop_size, crop_size)
+    box = torch.tensor([[crop_size / 4, crop_size / 4, crop_size / 2, crop_size / 2]])
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        still(images, images, box, box[:, None].expand(1, proposals, 4))
+    return counter.get_total_flops() // 2  # the counter takes a multiply-add as two operations
+
+
+def parameter_counts(tracker: Tracker) -> tuple[int, int]:
+    """(all parameters, those of them that a forward pass uses)."""
+    everything = sum(parameter.numel() for parameter in tracker.parameters())
+    idle = [tracker.feature_extractor.get_submodule(stage) for stage in tracker.feature_extractor.unused]
+    return everything, everything - sum(parameter.numel() for module in idle for parameter in module.parameters())
+
+
+def describe(tracker: Tracker, crop_size: int) -> dict[str, object]:
+    """Sizes by name: parameters, parameters_used, megabytes (float32, as run), mflops (10^6 multiply-adds a pair), by part."""
+    everything, used = parameter_counts(tracker)
+    return {
+        "parameters": everything,
+        "parameters_used": used,
+        "megabytes": round(used * 4 / 1e6, 2),
+        "mflops": round(flops(tracker, crop_size) / 1e6, 1),
+        "crop_size": crop_size,
+        **{f"parameters_{name}": sum(p.numel() for p in tracker.part(name).parameters()) for name in PARTS},
+    }

@@ -1,0 +1,248 @@
+"""`python -m precompute cache` end to end on a small data set: what it stores, how it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import models
+import precompute.__main__ as command
+from cache import Cache
+from configs.cli import run
+from configs.errors import RunError
+from kdlosses import targets as target_table
+from kdlosses.pairs import Pairs
+from models.preprocess import CropBatch, make_decoder
+from precompute import cost
+from precompute.builder import TargetPass
+
+FRAMES = 24
+ARGS = ["pairs.crop_size=64", "teacher.architecture=atom_resnet18tiny", "teacher.batch=8", "train.feed=torch"]
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch, tmp_path):
+    torch.set_num_threads(1)
+    monkeypatch.setattr(command, "PART", 32)
+    monkeypatch.setattr(command, "CHUNK", 8)
+    monkeypatch.setenv("TEACHONCE_INDEX", str(tmp_path / "index"))
+    monkeypatch.setenv("GOT10K_ROOT", str(tmp_path / "got10k"))
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "caches"))
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    """Two sequences in train, one in val, in GOT-10k layout."""
+    root, rng = tmp_path / "got10k", np.random.default_rng(0)
+    for split, count in (("train", 2), ("val", 1)):
+        names = [f"GOT-10k_{split}_{i}" for i in range(count)]
+        for name in names:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            still = cv2.GaussianBlur(rng.integers(0, 255, (90, 120, 3), np.uint8), (0, 0), 3)
+            for frame in range(FRAMES):
+                cv2.imwrite(str(folder / f"{frame + 1:08d}.jpg"), np.roll(still, frame, axis=1))
+            boxes = [(20 + frame, 30, 30, 24) for frame in range(FRAMES)]
+            (folder / "groundtruth.txt").write_text("".join(f"{x:.4f},{y:.4f},{w:.4f},{h:.4f}\n" for x, y, w, h in boxes))
+            (folder / "absence.label").write_text("0\n" * FRAMES)
+            (folder / "cover.label").write_text("8\n" * FRAMES)
+        (root / split / "list.txt").write_text("\n".join(names) + "\n")
+    return root
+
+
+def weights(path: Path, architecture: str = "atom_resnet18tiny", seed: int = 0) -> str:
+    torch.manual_seed(seed)
+    models.save_weights(models.build(architecture), path)
+    return str(path)
+
+
+@pytest.fixture
+def teacher(tmp_path) -> str:
+    return weights(tmp_path / "teacher.safetensors")
+
+
+def fill(*arguments: str, pairs: int = 80) -> int:
+    return run(
+        command.main, ["cache", "--dataset", "got10k", "--split", "train", "--pairs", str(pairs), "--device", "cpu", *arguments, *ARGS]
+    )
+
+
+def caches(tmp_path: Path) -> list[Path]:
+    return sorted(path for path in (tmp_path / "caches").iterdir() if not path.name.startswith("."))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file but the record of work."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "history.jsonl")
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_cached_targets_are_the_teachers_answers_on_the_stored_crops(dataset, teacher, tmp_path, capsys):
+    assert fill("--teacher", teacher) == 0
+    (path,) = caches(tmp_path)
+    assert f"cache: {path}" in capsys.readouterr().out.splitlines()[-1]
+    cache = Cache.open(path)
+    assert cache.count == 80 and cache.parts == 3
+    network = models.build("atom_resnet18tiny")
+    models.load_weights(network, teacher)
+    network.eval()
+    rows = cache.pairs.read(0, 80)
+    iou = cache.target("atom_resnet18tiny", "iou").read(0, 80)["iou"]
+    abs_sum = cache.target("atom_resnet18tiny", "abs_sum").read(0, 80)
+    for pair in (0, 7, 31, 32, 79):  # first and last of a batch, of a part, of the short last part
+        refs, tests = cache.read_crops(pair, pair + 1)
+        crops = CropBatch(
+            [*refs, *tests],
+            rows["brightness"][pair],
+            np.repeat(rows["grey"][pair], 2),
+            np.zeros(2, bool),
+            np.zeros(2, np.float32),
+        )
+        images = make_decoder("torch", lambda _, crops=crops: crops, images=2, size=64, device="cpu", threads=1, prefetch=1).batch(0)
+        boxes = [torch.from_numpy(rows[name][pair : pair + 1]) for name in ("ref_box", "test_box", "proposals")]
+        with torch.no_grad():
+            outputs = network(images[:1], images[1:], boxes[0], boxes[2], ("layer2", "layer3"))
+        np.testing.assert_allclose(iou[pair], outputs.prediction[0].numpy(), rtol=2e-3, atol=1e-3)
+        for layer in ("layer2", "layer3"):
+            expected = torch.stack([outputs.ref[layer][0].abs().sum(0), outputs.test[layer][0].abs().sum(0)])
+            np.testing.assert_allclose(abs_sum[layer][pair], expected.numpy(), rtol=2e-3, atol=1e-3)
+
+
+def test_a_killed_run_resumed_by_shares_gives_the_same_bytes(dataset, teacher, tmp_path, monkeypatch, capsys):
+    assert fill("--teacher", teacher) == 0
+    (path,) = caches(tmp_path)
+    whole = digests(path)
+    shutil.rmtree(path)
+    written = []
+    write = TargetPass._write
+
+    def killed(self, part, values):
+        if written:
+            raise RunError("killed")
+        written.append(part)
+        write(self, part, values)
+
+    monkeypatch.setattr(TargetPass, "_write", killed)
+    assert fill("--teacher", teacher) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(command, "PART", 32)
+    monkeypatch.setattr(command, "CHUNK", 8)
+    for name, value in (("TEACHONCE_INDEX", "index"), ("GOT10K_ROOT", "got10k"), ("CACHE_DIR", "caches")):
+        monkeypatch.setenv(name, str(tmp_path / value))
+    assert digests(path) != whole
+    assert fill("--teacher", teacher, "--share", "1/2") == 0
+    assert fill("--teacher", teacher, "--share", "0/2") == 0
+    assert digests(path) == whole
+
+
+def test_adding_a_target_and_a_teacher_leaves_every_old_byte(dataset, teacher, tmp_path):
+    assert fill("--targets", "none") == 0
+    (path,) = caches(tmp_path)
+    before = digests(path)
+    assert fill("--teacher", teacher) == 0
+    middle = digests(path)
+    assert fill("--teacher", teacher, "--targets", "iou response projected") == 0
+    other = weights(tmp_path / "other.safetensors", seed=1)
+    assert fill("--teacher", other, "teacher.name=second") == 0
+    after = digests(path)
+    assert {name: after[name] for name in before} == before
+    assert {name: after[name] for name in middle} == middle
+    assert set(Cache.open(path).targets()) == {
+        ("atom_resnet18tiny", "iou"),
+        ("atom_resnet18tiny", "abs_sum"),
+        ("atom_resnet18tiny", "response"),
+        ("atom_resnet18tiny", "projected"),
+        ("second", "iou"),
+        ("second", "abs_sum"),
+    }
+    assert "layer2" in Cache.open(path).target("atom_resnet18tiny", "projected").constants
+
+
+def test_an_unreadable_frame_is_counted_and_another_pair_drawn_in_its_place(dataset, teacher, tmp_path, capsys):
+    broken = dataset / "train" / "GOT-10k_train_0" / "00000005.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    assert fill("--teacher", teacher) == 0
+    (path,) = caches(tmp_path)
+    captured = capsys.readouterr()
+    assert "drawn anew because a frame could not be used" in captured.err and "00000005.jpg" in captured.err
+    rows = Cache.open(path).pairs.read(0, 80)
+    assert (rows["attempt"] > 0).any()
+    assert not ((rows["sequence"][:, None] == 0) & (rows["frame"] == 4)).any()
+    first = digests(path)
+    shutil.rmtree(path)
+    assert fill("--teacher", teacher) == 0
+    assert digests(path) == first
+
+
+def test_a_data_set_without_frames_fails_in_one_line(dataset, teacher, capsys):
+    for frame in dataset.rglob("*.jpg"):
+        frame.write_bytes(b"")
+    assert fill("--teacher", teacher) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "expected usable frames" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--teacher", "missing.pth"], "expected a weights file, found none at missing.pth"),
+        (["--targets", "iuo"], "found 'iuo' (nearest: 'iou')"),
+        (["--share", "2/2"], "expected I/N with 0 <= I < N"),
+        (["pairs.crop_sise=64"], "nearest: 'crop_size'"),
+        (["pairs.min_frames=100"], "expected a sequence of at least 100 frames"),
+        (["--device", "cuda:9x"], "expected auto, cpu, cuda"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_code_2(dataset, teacher, arguments, message, capsys):
+    given = [] if "--teacher" in arguments else ["--teacher", teacher]
+    assert fill(*given, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_weights_of_another_network_are_refused_before_the_work(dataset, tmp_path, capsys):
+    assert fill("--teacher", weights(tmp_path / "small.safetensors", "atom_resnet18small")) == 2
+    assert "atom_resnet18tiny" in capsys.readouterr().err
+
+
+def test_changed_weights_under_one_name_are_refused_with_the_difference(dataset, teacher, tmp_path, capsys):
+    assert fill("--teacher", teacher) == 0
+    assert fill("--teacher", weights(tmp_path / "teacher.safetensors", seed=1)) == 2
+    assert "weights_sha256: cached" in capsys.readouterr().err
+
+
+def test_a_disk_that_cannot_hold_it_is_refused_before_the_work(dataset, teacher, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cost.shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(1000))
+    assert fill("--teacher", teacher) == 2
+    assert "found 1 kB free" in capsys.readouterr().err
+    (path,) = caches(tmp_path)
+    assert Cache.open(path).pairs.missing() == [0, 1, 2]
+
+
+def test_targets_are_computed_by_the_one_function_that_the_online_teacher_uses(dataset, teacher, tmp_path):
+    assert fill("--teacher", teacher, "--targets", "response") == 0
+    cache = Cache.open(caches(tmp_path)[0])
+    unit = cache.target("atom_resnet18tiny", "response")
+    network = models.build("atom_resnet18tiny")
+    models.load_weights(network, teacher)
+    rows = cache.pairs.read(0, 8)
+    refs, tests = cache.read_crops(0, 8)
+    crops = CropBatch(
+        [*refs, *tests], rows["brightness"].T.reshape(-1), np.tile(rows["grey"], 2), np.zeros(16, bool), np.zeros(16, np.float32)
+    )
+    images = make_decoder("torch", lambda _: crops, images=16, size=64, device="cpu", threads=1, prefetch=1).batch(0)
+    boxes = {name: torch.from_numpy(rows[name]) for name in ("ref_box", "test_box", "proposals")}
+    outputs = models.Teacher(network)(images[:8], images[8:], boxes["ref_box"], boxes["proposals"], models.LAYERS)
+    expected = target_table.compute(["response"], outputs, Pairs(**boxes, crop_size=64))
+    stored = unit.read(0, 8)
+    assert set(stored) == {key.split("/")[1] for key in expected}
+    for name, value in stored.items():
+        np.testing.assert_allclose(value.astype(np.float32), expected[f"response/{name}"].numpy(), rtol=2e-3, atol=1e-3)

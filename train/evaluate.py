@@ -1,0 +1,127 @@
+"""How good a student is on the validation pairs: the losses it is trained on, and how well it tells overlap.
+
+Letters: B pairs, N proposals. Boxes (x, y, w, h), crop pixels.
+
+iou_error: ATOM: mean |predicted IoU - true IoU| over all proposals, in IoU units (a label is 2 IoU - 1). DRNet: mean of 1 - IoU of
+the box that its four numbers make of a proposal with the target.
+correlation: Pearson's, of predicted with true IoU over all proposals (DRNet: of the predicted numbers with their labels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kdlosses import Pairs
+from kdlosses.labels import label
+from models.boxes import box_iou
+
+PREFIXES = ("", "second_")
+
+
+class Agreement:
+    """Sums over batches from which both numbers follow, kept on the device: one synchronisation at the end."""
+
+    def __init__(self, device: torch.device) -> None:
+        # count, |error|; count, x, y, xx, yy, xy
+        self.sums = torch.zeros(8, dtype=torch.float64, device=device)
+
+    def add(self, prediction: Tensor, pairs: Pairs) -> None:
+        """prediction (B, N) labels or (B, N, 4) box numbers."""
+        wanted = label(pairs, 1 if prediction.ndim == 2 else 4)
+        if prediction.ndim == 2:
+            # IoU units; correlation is the same in both
+            prediction, wanted = (prediction + 1) / 2, (wanted + 1) / 2
+            error = (prediction - wanted).abs()
+        else:
+            error = 1 - box_iou(refined(prediction, pairs.proposals), pairs.test_box[:, None])
+        x, y, error = prediction.double().flatten(), wanted.double().flatten(), error.double()
+        count, size = x.new_full((), x.numel()), x.new_full((), error.numel())
+        self.sums += torch.stack([size, error.sum(), count, x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
+
+    def result(self) -> dict[str, float]:
+        """iou_error and correlation; NaN where nothing was added or nothing varies."""
+        errors, error, n, x, y, xx, yy, xy = self.sums.tolist()
+        if not n:
+            return {"iou_error": float("nan"), "correlation": float("nan")}
+        # clamped: rounding may leave a tiny negative variance where nothing varies
+        spread = max(n * xx - x * x, 0.0) * max(n * yy - y * y, 0.0)
+        return {"iou_error": error / errors, "correlation": (n * xy - x * y) / spread**0.5 if spread > 0 else float("nan")}
+
+
+def refined(numbers: Tensor, proposals: Tensor) -> Tensor:
+    """The boxes that DRNet's numbers (B, N, 4) make of proposals (B, N, 4): the inverse of its label."""
+    sides = proposals[..., 2:]
+    centres = proposals[..., :2] + sides / 2 + numbers[..., :2] * sides
+    # e^8: no crop has a box a thousand times as large as its proposal, and inf would spoil the mean
+    grown = sides * numbers[..., 2:].clamp(max=8).exp()
+    return torch.cat([centres - grown / 2, grown], dim=-1)
+
+
+def chosen_boxes(prediction: Tensor, pairs: Pairs) -> Tensor:
+    """What a tracker would answer: ATOM the proposal with the highest prediction, DRNet the mean refined box. (B, 4)."""
+    if prediction.ndim == 2:
+        rows = torch.arange(len(prediction), device=prediction.device)
+        return pairs.proposals[rows, prediction.argmax(1)]
+    return refined(prediction, pairs.proposals).mean(1)
+
+
+class Sample(NamedTuple):
+    """Pairs of the first validation batch, for pictures; P of them."""
+
+    ref: Tensor
+    """(P, 3, S, S) normalised"""
+    test: Tensor
+    pairs: Pairs
+    student: Tensor
+    """(P, N) or (P, N, 4)"""
+    teacher: Tensor | None
+
+
+class Validation:
+    """Collects one validation."""
+
+    def __init__(self, students: int, device: torch.device) -> None:
+        self.device = device
+        self.agreements = [Agreement(device) for _ in range(students)]
+        self.teacher = Agreement(device)
+        self.totals: dict[str, Tensor] = {}
+        self.weight = 0
+        self.sample: Sample | None = None
+
+    def add(self, terms: Mapping[str, Tensor], predictions: Iterable[Tensor], pairs: Pairs, teacher: Tensor | None) -> None:
+        """One batch: its named terms (weighted by its pairs in the mean), each student's predictions and, where known, the teacher's."""
+        count = len(pairs.test_box)
+        self.weight += count
+        for name, term in terms.items():
+            value = term.detach().double() * count
+            self.totals[name] = self.totals[name] + value if name in self.totals else value
+        for agreement, prediction in zip(self.agreements, predictions, strict=True):
+            agreement.add(prediction, pairs)
+        if teacher is not None:
+            self.teacher.add(teacher.float(), pairs)
+
+    def result(self) -> dict[str, object]:
+        """loss, terms, iou_error, correlation (those of a second student behind `second_`), and the teacher's behind `teacher_`.
+
+        Under torch.distributed the sums of all processes; every process must call it.
+        """
+        names = sorted(self.totals)
+        agreements = (*self.agreements, self.teacher)
+        weight = torch.tensor([self.weight], dtype=torch.float64, device=self.device)
+        shared = torch.cat([torch.stack([self.totals[name] for name in names]), *(one.sums for one in agreements), weight])
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(shared)
+        values = shared[: len(names)] / shared[-1]
+        for index, one in enumerate(agreements):
+            one.sums = shared[len(names) + 8 * index : len(names) + 8 * (index + 1)]
+        terms = dict(zip(names, values.tolist(), strict=True))
+        found: dict[str, object] = {"loss": sum(terms.values()), "terms": terms}
+        for prefix, agreement in zip(PREFIXES, self.agreements, strict=False):
+            found |= {prefix + name: value for name, value in agreement.result().items()}
+        if self.teacher.sums[0] > 0:
+            found |= {f"teacher_{name}": value for name, value in self.teacher.result().items()}
+        return found
