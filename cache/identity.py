@@ -46,9 +46,12 @@ def diff(cached: Mapping[str, Any], wanted: Mapping[str, Any], *, ignore: Iterab
     def counts(field: str) -> bool:
         return not any(field == name or field.startswith(f"{name}.") for name in skipped)
 
-    missing = object()
-    fields = sorted({*left, *right})
-    changed = [field for field in fields if counts(field) and left.get(field, missing) != right.get(field, missing)]
+    def differs(field: str) -> bool:
+        one, other = left.get(field), right.get(field)
+        # True == 1 in Python, but no field that changed from one to the other means the same
+        return (field in left) != (field in right) or one != other or isinstance(one, bool) != isinstance(other, bool)
+
+    changed = [field for field in sorted({*left, *right}) if counts(field) and differs(field)]
     return [f"{field}: cached {_shown(left, field)}, wanted {_shown(right, field)}" for field in changed]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,13 @@ from models.sizes import describe
 CROP_SIZE = 288
 
 
+def _side(text: str) -> int:
+    """Side of a crop: whole cells at every stride."""
+    if not text.isdecimal() or int(text) < 32 or int(text) % 16:
+        raise argparse.ArgumentTypeError(f"expected a multiple of 16, at least 32, found {text!r}")
+    return int(text)
+
+
 def parser() -> Parser:
     """The command line."""
     whole = Parser(prog="python -m models", description="Look at, convert and export the weights of trackers. No input file is run.")
@@ -26,7 +34,7 @@ def parser() -> Parser:
     show = commands.add_parser("show", help="architecture, sizes and metadata of a file")
     show.add_argument("file", metavar="FILE", help="safetensors, or a PyTorch or PyTracking checkpoint")
     show.add_argument(
-        "--crop-size", type=int, default=CROP_SIZE, help="side of the crops that MFLOPs are counted for (default: %(default)s)"
+        "--crop-size", type=_side, default=CROP_SIZE, help="side of the crops that MFLOPs are counted for (default: %(default)s)"
     )
     show.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -48,7 +56,7 @@ def parser() -> Parser:
     )
     graphs.add_argument("input", metavar="IN", help="safetensors, or a PyTorch or PyTracking checkpoint")
     graphs.add_argument("folder", metavar="OUT_DIR", help="where the graphs go")
-    graphs.add_argument("--crop-size", type=int, default=CROP_SIZE, help="side of the crops, fixed in the graphs (default: %(default)s)")
+    graphs.add_argument("--crop-size", type=_side, default=CROP_SIZE, help="side of the crops, fixed in the graphs (default: %(default)s)")
     return whole
 
 

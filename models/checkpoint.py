@@ -53,7 +53,8 @@ def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _safetensors_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, {"file": "safetensors", **(file.metadata() or {})}
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, {"file": "safetensors", **dict(sorted((file.metadata() or {}).items()))}
     except safetensors.SafetensorError as error:
         raise damaged(path, error) from error
 

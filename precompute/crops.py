@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from precompute.datasets import Source
     from precompute.sampling import PairSet
 
-__all__ = ["CropSpec", "FrameError", "PairCrops", "build_crops", "cut", "encode", "make_pair", "read_frame", "start_worker"]
+__all__ = ["CropSpec", "FrameError", "PairCrops", "build_crops", "cut", "encode", "make_pair", "read_frame"]
 
 # INTER_LINEAR reads the source at most this far: cv2.resize itself refuses sides of 2**15 and more
 _LARGEST_SIDE = 2**15 - 1
@@ -116,17 +116,3 @@ def build_crops(source: Source, rows: PairSet, spec: CropSpec, which: Iterable[i
         except FrameError as error:
             results.append(error)
     return results
-
-
-_worker_source: list[Source] = []
-
-
-def start_worker(source: Source) -> None:
-    """Initialiser of a worker process: keeps the source, and OpenCV to one thread (the processes are the parallelism)."""
-    cv2.setNumThreads(1)
-    _worker_source[:] = [source]
-
-
-def build_in_worker(rows: PairSet, spec: CropSpec) -> list[PairCrops | FrameError]:
-    """`build_crops` with the source that `start_worker` kept."""
-    return build_crops(_worker_source[0], rows, spec)

@@ -115,9 +115,7 @@ class Painter:
         window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         u, v, alpha = u[window], v[window], alpha[window]
         middle = np.float32(TEXTURE_SIDE / 2 / REACH)
-        colour = cv2.remap(
-            self.texture, (u + REACH) * middle, (v + REACH) * middle, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-        )
+        colour = cv2.remap(self.texture, (u + REACH) * middle, (v + REACH) * middle, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
         colour *= self._light(u, v, pose)[..., None]
         return np.clip(colour, 0, 1), alpha, left + int(columns[0]), top + int(rows[0])
 

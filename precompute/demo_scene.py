@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from precompute.demo_object import Look, Painter, Pose, draw_look, draw_look_alike
+from precompute.demo_object import Painter, Pose, draw_look, draw_look_alike
 from precompute.demo_texture import Recipe, draw_recipe, noise, paint, turn_hue
 
 FRAME_SIZES = ((320, 240), (320, 240), (352, 240), (288, 288), (256, 320))
@@ -44,9 +44,11 @@ class Scene:
         self.width, self.height = FRAME_SIZES[rng.integers(len(FRAME_SIZES))]
         recipe = draw_recipe(rng)
         look = draw_look(rng, recipe)
-        base = float(rng.uniform(19, 36))
+        base = float(rng.uniform(21, 37))
         self.target = Actor(Painter(look), self._walk(count, base))
-        alike = [Actor(Painter(draw_look_alike(rng, look)), self._walk(count, base * rng.uniform(0.8, 1.2))) for _ in range(rng.integers(2, 5))]
+        alike = [
+            Actor(Painter(draw_look_alike(rng, look)), self._walk(count, base * rng.uniform(0.8, 1.2))) for _ in range(rng.integers(2, 5))
+        ]
         # one of three stays behind the target, the others may cover it
         self.behind, self.before = alike[::3], [actor for index, actor in enumerate(alike) if index % 3]
         self.background = self._background(recipe)
@@ -83,13 +85,15 @@ class Scene:
             part = np.clip(0.5 + 2.5 * noise(rng, height, width, 200, 2), 0, 1)[..., None]
             image = image * part + paint(draw_recipe(rng, vivid=False), height, width) * (1 - part)
         contrast = np.float32(rng.uniform(0.45, 0.9))
-        image = image.mean(axis=(0, 1)) * (1 - contrast) + image * contrast
+        image = image.mean(axis=(0, 1), dtype=np.float32) * (1 - contrast) + image * contrast
         image *= 1 + 0.35 * noise(rng, height, width, 260, 2)[..., None]
         for _ in range(int(rng.integers(4, 12))):
             own = draw_recipe(rng)
             if rng.random() < 0.35:
                 own = Recipe(own.family, turn_hue(recipe.palette, float(rng.normal(0, 15))), own.frequency, own.angle, own.warp, own.seed)
-            pose = Pose(*rng.uniform(0, [width, height]), rng.uniform(10, 45), rng.uniform(0, 6.28), rng.uniform(0.6, 1.6), rng.uniform(0, 6.28))
+            pose = Pose(
+                *rng.uniform(0, [width, height]), rng.uniform(10, 45), rng.uniform(0, 6.28), rng.uniform(0.6, 1.6), rng.uniform(0, 6.28)
+            )
             _lay(image, Painter(draw_look(rng, own)).render(pose))
         return np.clip(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.2))), 0, 1).astype(np.float32)
 
@@ -184,8 +188,8 @@ class Scene:
         seen = 0.0 if inner is None else float((whole[inner[1]] * (1 - hidden[inner[0]])).sum())
         cx0, cx1 = np.clip([x0, x1], 0, self.width).tolist()
         cy0, cy1 = np.clip([y0, y1], 0, self.height).tolist()
-        # a sliver of the target still counts as an eighth
-        cover = int(np.ceil(8 * seen / whole.sum() - 0.5)) if seen < 8 else max(1, round(8 * seen / float(whole.sum())))
+        # a sliver of the target still counts as an eighth, a few stray pixels do not
+        cover = 0 if seen < 8 else max(1, round(8 * seen / float(whole.sum())))
         cut = cx0 == 0 or cy0 == 0 or cx1 == self.width or cy1 == self.height
         return Annotation((cx0, cy0, cx1 - cx0, cy1 - cy0), cover, cut)
 
@@ -240,6 +244,3 @@ def _mark(hidden: np.ndarray, layer: tuple[np.ndarray, np.ndarray, int, int]) ->
     _, alpha, left, top = layer
     if (both := _overlap(hidden, alpha, left, top)) is not None:
         hidden[both[0]] = np.maximum(hidden[both[0]], alpha[both[1]])
-
-
-__all__ = ["FRAME_SIZES", "Annotation", "Look", "Scene"]

@@ -39,16 +39,14 @@ def draw_recipe(rng: np.random.Generator, vivid: bool = True) -> Recipe:
 
 
 def look_alike(rng: np.random.Generator, recipe: Recipe) -> Recipe:
-    """The same family with one or two small differences: hue, scale and angle of the pattern, or order of the colours."""
+    """The same family in slightly other colours, or at another scale and angle of the pattern, or both."""
     alike = replace(recipe, seed=int(rng.integers(2**31)))
-    changes = rng.permutation(3)[: rng.integers(1, 3)]
-    if 0 in changes:
-        alike = replace(alike, palette=turn_hue(recipe.palette, float(rng.choice([-1, 1]) * rng.uniform(20, 45))))
-    if 1 in changes:
+    change = int(rng.integers(3))
+    if change != 1:
+        alike = replace(alike, palette=turn_hue(recipe.palette, float(rng.choice([-1, 1]) * rng.uniform(15, 40))))
+    if change != 0:
         factor = float(rng.uniform(1.35, 1.8) ** rng.choice([-1, 1]))
         alike = replace(alike, frequency=recipe.frequency * factor, angle=recipe.angle + float(rng.uniform(0.5, 1.2)))
-    if 2 in changes:
-        alike = replace(alike, palette=np.roll(alike.palette, 1, axis=0))
     return alike
 
 

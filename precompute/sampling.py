@@ -5,8 +5,8 @@ Letters: n pairs, N proposals a pair. Image axis (2): 0 = ref, 1 = test. Boxes a
 Streams of the counter-based generator (`models.boxes`): a pair set's split and the attempt at a pair choose a block of 2**16 streams,
 block = (split * 256 + attempt) with train 0 and val 1; within it
 
-    0       4 uniform: member of a mixture, sequence, ref frame, test frame
-    1       8 normal: log size of the jittered boxes, (image, w / h); 4 used
+    0       3 uniform: sequence, ref frame, test frame
+    1       4 normal: log size of the jittered boxes, (image, w / h)
     2       4 uniform: centre of the jittered boxes, (image, x / y)
     3       3 uniform: grey, brightness of ref, of test
     4, 5    uniform: what a synthetic source makes the ref frame from, the test frame from
@@ -70,7 +70,7 @@ def draw(dataset: Dataset, pairs: Pairs, first: int, count: int, training: bool,
     """Pairs first ... first + count - 1 of a split's pair set.
 
     training: the train split with photometry; else the val split, brightness 1 and no grey. attempt: one for all, or (count,), each in
-    [0, 256). The sequence is uniform over the usable ones (of a member chosen uniformly, in a mixture).
+    [0, 256). The sequence is uniform over the usable ones.
     RequestError: no usable sequence.
     """
     attempts = np.broadcast_to(np.asarray(attempt, np.int64), (count,))
@@ -85,7 +85,7 @@ def draw(dataset: Dataset, pairs: Pairs, first: int, count: int, training: bool,
 
 def _draw(dataset: Dataset, pairs: Pairs, first: int, count: int, training: bool, attempt: int) -> PairSet:
     block = ((0 if training else 1) * ATTEMPTS + attempt) * BLOCK
-    sequence, frame = _choose(dataset, pairs, counter_uniform(pairs.seed, block + CHOICE, first, count, 4))
+    sequence, frame = _choose(dataset, pairs, counter_uniform(pairs.seed, block + CHOICE, first, count, 3))
     random = np.stack([counter_uniform(pairs.seed, block + SYNTHETIC + k, first, count, dataset.source.numbers) for k in (0, 1)], axis=1)
     box = dataset.boxes[dataset.offsets[sequence][:, None] + frame]
     if dataset.source.numbers:
@@ -111,17 +111,15 @@ def _draw(dataset: Dataset, pairs: Pairs, first: int, count: int, training: bool
 
 
 def _choose(dataset: Dataset, pairs: Pairs, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sequence (n,) and frames (n, 2), from uniform (n, 4)."""
+    """Sequence (n,) and frames (n, 2), from uniform (n, 3)."""
     usable = dataset.usable(pairs)
-    starts = np.searchsorted(usable, dataset.members)
-    member = _pick(uniform[:, 0], 0, len(dataset.members) - 1)
-    sequence = usable[_pick(uniform[:, 1], starts[member], starts[member + 1])]
+    sequence = usable[_pick(uniform[:, 0], 0, len(usable))]
     low, high = dataset.visible_offsets[sequence], dataset.visible_offsets[sequence + 1]
     still = dataset.still[sequence]
     causal = pairs.mode == "causal"
     rows = dataset.visible_rows
     # causal: the last visible frame has none after it, so it is no ref
-    base = _pick(uniform[:, 2], low, np.where(still, high, high - 1) if causal else high)
+    base = _pick(uniform[:, 1], low, np.where(still, high, high - 1) if causal else high)
     row = rows[base]
     if causal:
         # the gap that grows by 5 until it reaches the next visible frame, in closed form
@@ -132,7 +130,7 @@ def _choose(dataset: Dataset, pairs: Pairs, uniform: np.ndarray) -> tuple[np.nda
         # the ref frame itself lies within the gap (as in the public code), so the gap never has to grow
         test_low = np.maximum(np.searchsorted(rows, row - pairs.max_gap, "left"), low)
         test_high = np.minimum(np.searchsorted(rows, row + pairs.max_gap, "right"), high)
-    test = np.where(still, base, _pick(uniform[:, 3], test_low, np.maximum(test_high, test_low + 1)))
+    test = np.where(still, base, _pick(uniform[:, 2], test_low, np.maximum(test_high, test_low + 1)))
     frames = rows[np.stack([base, np.minimum(test, len(rows) - 1)], axis=1)] - dataset.offsets[sequence][:, None]
     return sequence, frames
 

@@ -10,8 +10,7 @@ Pixels against OpenCV's decoder (JPEG quality 95, real frames and synthetic text
 libjpeg-turbo and on a processor decode to the same bytes, so what is left is float32 rounding: at most 1e-4 of an 8-bit level, 5e-6 on
 average; the tests allow 0.01. nvJPEG on a GPU has another inverse DCT and chroma interpolation: the GPU test allows 1 level on average.
 
-Grey and blur are conditional: DALI
-runs them on the images that ask for it only (coord_transform alone costs four times the decoding).
+Grey and blur are conditional: DALI runs them on the images that ask for them only (coord_transform costs four times the decoding).
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from typing import Any
 import cv2
 import numpy as np
 import nvidia.dali.fn as fn
-import nvidia.dali.types as types
 import torch
 from nvidia.dali import math, pipeline_def
+from nvidia.dali.types import Constant, DALIDataType, DALIImageType
 from torch import Tensor
 
 from configs.errors import RunError
@@ -37,24 +36,24 @@ _STD = np.asarray(STD, np.float32)
 @pipeline_def(enable_conditionals=True)
 def crop_pipeline(gpu: bool, fresh: bool) -> Any:
     """Inputs by name: jpeg, mean, std (brightness inside), grey, flip and, with `fresh`, blur. Output: (3, S, S) float32 an image."""
-    jpeg = fn.external_source(name="jpeg", dtype=types.UINT8, ndim=1)
-    mean = fn.external_source(name="mean", dtype=types.FLOAT, ndim=1)
-    std = fn.external_source(name="std", dtype=types.FLOAT, ndim=1)
-    grey = fn.external_source(name="grey", dtype=types.BOOL, ndim=0)
-    flip = fn.external_source(name="flip", dtype=types.INT32, ndim=0)
+    jpeg = fn.external_source(name="jpeg", dtype=DALIDataType.UINT8, ndim=1)
+    mean = fn.external_source(name="mean", dtype=DALIDataType.FLOAT, ndim=1)
+    std = fn.external_source(name="std", dtype=DALIDataType.FLOAT, ndim=1)
+    grey = fn.external_source(name="grey", dtype=DALIDataType.BOOL, ndim=0)
+    flip = fn.external_source(name="flip", dtype=DALIDataType.INT32, ndim=0)
     # as libjpeg does it: without it the GPU decoder repeats chroma pixels where it should interpolate
     image = fn.decoders.image(
-        jpeg, device="mixed" if gpu else "cpu", output_type=types.RGB, jpeg_fancy_upsampling=True, adjust_orientation=False
+        jpeg, device="mixed" if gpu else "cpu", output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True, adjust_orientation=False
     )
-    if grey:
-        image = fn.coord_transform(image, M=list(GREY) * 3, dtype=types.FLOAT)
+    if grey:  # noqa: SIM108 - DALI makes statements conditional, not expressions
+        image = fn.coord_transform(image, M=list(GREY) * 3, dtype=DALIDataType.FLOAT)
     else:
-        image = fn.cast(image, dtype=types.FLOAT)
-    image = fn.crop_mirror_normalize(image, mirror=flip, mean=mean, std=std, output_layout="CHW", dtype=types.FLOAT)
-    white = types.Constant(((1 - _MEAN) / _STD).reshape(3, 1, 1), device="gpu" if gpu else "cpu")
+        image = fn.cast(image, dtype=DALIDataType.FLOAT)
+    image = fn.crop_mirror_normalize(image, mirror=flip, mean=mean, std=std, output_layout="CHW", dtype=DALIDataType.FLOAT)
+    white = Constant(((1 - _MEAN) / _STD).reshape(3, 1, 1), device="gpu" if gpu else "cpu")
     image = math.min(image, white)
     if fresh:
-        blur = fn.external_source(name="blur", dtype=types.FLOAT, ndim=0)
+        blur = fn.external_source(name="blur", dtype=DALIDataType.FLOAT, ndim=0)
         # DALI evaluates a condition of arithmetic on the processor, also where the images are on the GPU
         if blur > 0:
             image = fn.gaussian_blur(image, sigma=blur)
@@ -113,7 +112,7 @@ class DaliDecoder(Decoder):
         named = re.search(r"sample #(\d+)", str(error))
         order = [int(named[1])] if named else []
         for number in [*order, *range(self.images)]:
-            if named and number == order[0] or cv2.imdecode(crops.jpegs[number], cv2.IMREAD_COLOR) is None:
+            if (named and number == order[0]) or cv2.imdecode(crops.jpegs[number], cv2.IMREAD_COLOR) is None:
                 return self.broken(index, number, "one that DALI cannot decode")
         reason = " ".join(str(error).split())
         return RunError(f"batch {index}: expected DALI to decode it, found the error {reason!r}; set feed to torch to go on without DALI")

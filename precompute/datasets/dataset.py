@@ -57,43 +57,15 @@ class FileSource:
         return
 
 
-class JoinedSource:
-    """The sources of several data sets behind one another."""
-
-    def __init__(self, sources: Sequence[Source], starts: Sequence[int]) -> None:
-        self.sources, self.starts = list(sources), np.asarray(starts)
-        self.numbers = max(source.numbers for source in sources)
-
-    def _of(self, sequence: int) -> tuple[Source, int]:
-        index = int(np.searchsorted(self.starts, sequence, side="right")) - 1
-        return self.sources[index], sequence - int(self.starts[index])
-
-    def path(self, sequence: int, frame: int) -> Path:
-        """See `Source`."""
-        source, local = self._of(sequence)
-        return source.path(local, frame)
-
-    def load(self, sequence: int, frame: int, random: np.ndarray) -> np.ndarray:
-        """See `Source`."""
-        source, local = self._of(sequence)
-        return source.load(local, frame, random[: source.numbers])
-
-    def box(self, sequence: int, frame: int, random: np.ndarray) -> np.ndarray | None:
-        """See `Source`."""
-        source, local = self._of(sequence)
-        return source.box(local, frame, random[: source.numbers])
-
-
 @dataclass
 class Dataset:
-    """One split of one data set, or several joined into a mixture.
+    """One split of one data set.
 
     Attributes:
         name, kind, split: as in the catalog; root: its folder.
         sequences: S names. offsets (S + 1,) int64: frames of sequence s are rows offsets[s] ... offsets[s + 1] - 1.
         boxes (F, 4) float64, visible (F,) bool: a frame counts as visible by the rule of its kind and if its box has w > 0 and h > 0.
         source: where pixels come from.
-        members (M + 1,) int64: sequences of member m of a mixture are members[m] ... members[m + 1] - 1 (a plain data set has one).
         still (S,) bool: the sequence is one still image, used as ref and test alike.
         salt: what besides names, boxes and visibility defines the content (rules of a synthetic source).
     """
@@ -107,7 +79,6 @@ class Dataset:
     boxes: np.ndarray
     visible: np.ndarray
     source: Source
-    members: np.ndarray
     still: np.ndarray
     problems: list[Problem]
     dropped: int = 0
@@ -143,7 +114,7 @@ class Dataset:
         digest = hashlib.sha256()
         digest.update("\n".join(self.sequences).encode())
         digest.update(self.salt.encode())
-        for array, dtype in ((self.members, "<i8"), (self.offsets, "<i8"), (self.boxes, "<f8"), (self.visible, "u1")):
+        for array, dtype in ((self.offsets, "<i8"), (self.boxes, "<f8"), (self.visible, "u1")):
             digest.update(np.ascontiguousarray(array, dtype).data)
         return digest.hexdigest()
 
@@ -160,38 +131,15 @@ class Dataset:
     def usable(self, pairs: Pairs) -> np.ndarray:
         """Sequences that pairs are drawn from, (U,) int64: long and visible enough (a still image: visible).
 
-        RequestError: none, in the data set or in a member of a mixture.
+        RequestError: none.
         """
         seen = np.diff(self.visible_offsets)
         # causal pairs need a later visible frame, whatever min_visible says
         enough = max(pairs.min_visible, 2 if pairs.mode == "causal" else 1)
         good = np.where(self.still, seen > 0, (self.lengths >= pairs.min_frames) & (seen >= enough))
-        per_member = np.add.reduceat(good, self.members[:-1], dtype=np.int64) if len(good) else np.zeros(1, np.int64)
-        if (per_member == 0).any():
+        if not good.any():
             raise RequestError(
                 f"dataset {self.name} ({self.split}): expected a sequence of at least {pairs.min_frames} frames, {enough} visible,"
                 f" found none among {len(self.sequences)}; lower pairs.min_frames and pairs.min_visible or check {self.root}"
             )
         return np.flatnonzero(good)
-
-
-def join(datasets: Sequence[Dataset]) -> Dataset:
-    """Several data sets as one mixture, each drawn with equal probability; names become `dataset/sequence`."""
-    starts = np.cumsum([0, *(len(d.sequences) for d in datasets)])
-    rows = np.cumsum([0, *(int(d.offsets[-1]) for d in datasets)])
-    return Dataset(
-        name=" ".join(d.name for d in datasets),
-        kind="mixture",
-        split=datasets[0].split,
-        root=" ".join(d.root for d in datasets),
-        sequences=[f"{d.name}/{sequence}" for d in datasets for sequence in d.sequences],
-        offsets=np.concatenate([[0], *(d.offsets[1:] + row for d, row in zip(datasets, rows, strict=False))]),
-        boxes=np.concatenate([d.boxes for d in datasets]),
-        visible=np.concatenate([d.visible for d in datasets]),
-        source=JoinedSource([d.source for d in datasets], starts[:-1].tolist()),
-        members=starts,
-        still=np.concatenate([d.still for d in datasets]),
-        problems=[problem for d in datasets for problem in d.problems],
-        dropped=sum(d.dropped for d in datasets),
-        salt="\n".join(d.salt for d in datasets),
-    )

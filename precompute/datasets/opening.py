@@ -16,11 +16,11 @@ import numpy as np
 from configs.errors import RequestError, nearest
 from configs.files import fingerprint
 from configs.load import dataset_entry
-from precompute.datasets.dataset import Dataset, FileSource, join
+from precompute.datasets.dataset import Dataset, FileSource
 from precompute.datasets.layouts import LAYOUTS, narrow
 from precompute.datasets.scan import scan, signature
 from precompute.datasets.table import Table
-from precompute.datasets.text import Fault, Problem
+from precompute.datasets.text import Fault
 
 KINDS = tuple(LAYOUTS)
 _COMMON = ("kind", "root", "split_file", "skip_faulty")
@@ -30,24 +30,16 @@ _INDEX_VERSION = 1
 _SETTLED_NS = 2_000_000_000
 
 
-def open_dataset(names: str, split: str, catalog: Mapping[str, Mapping[str, Any]] | None = None) -> Dataset:
-    """The data set of this name; several names separated by spaces are a mixture of equal probability.
+def open_dataset(name: str, split: str, catalog: Mapping[str, Mapping[str, Any]] | None = None) -> Dataset:
+    """The data set of this name. catalog: entries by name; None: configs/datasets.yaml.
 
-    catalog: entries by name; None: configs/datasets.yaml.
     RequestError: unknown name, missing root, faulty annotation (see `open_entry`).
     """
-    opened = [open_entry(name, _entry(name, catalog), split) for name in names.split()]
-    if not opened:
-        raise RequestError("dataset: expected at least one name, found none; see configs/datasets.yaml")
-    return opened[0] if len(opened) == 1 else join(opened)
-
-
-def _entry(name: str, catalog: Mapping[str, Mapping[str, Any]] | None) -> Mapping[str, Any]:
     if catalog is None:
-        return dataset_entry(name)
+        return open_entry(name, dataset_entry(name), split)
     if name not in catalog:
         raise RequestError(f"dataset: expected one of {', '.join(catalog)}, found '{name}'{nearest(name, catalog)}; add it to the catalog")
-    return catalog[name]
+    return open_entry(name, catalog[name], split)
 
 
 def open_entry(name: str, entry: Mapping[str, Any], split: str, *, fresh: bool = False, faulty: bool = False) -> Dataset:
@@ -85,7 +77,6 @@ def _dataset(name: str, kind: str, root: Path, split: str, table: Table, dropped
         boxes=table.boxes,
         visible=table.visible,
         source=FileSource(str(root), table.folders, table.frames),
-        members=np.array([0, len(table.names)]),
         still=np.zeros(len(table.names), bool),
         problems=table.problems,
         dropped=dropped,
@@ -144,6 +135,3 @@ def save_index(table: Table, where: Path, seen: str) -> None:
         table.save(where, seen)
     except OSError as error:
         print(f"index not kept ({error.strerror}: {where.parent}); TEACHONCE_INDEX names another folder", flush=True)
-
-
-__all__ = ["KINDS", "Problem", "index_path", "open_dataset", "open_entry", "read_table", "resolve"]

@@ -1,0 +1,147 @@
+"""Measured speed beside its baselines, in one run on one device: `make bench`. Prints a Markdown table; asserts nothing.
+
+    student      forward + backward of the student alone, on ready tensors: the floor of a training step
+    cached       a whole step fed from the cache: decode, losses, backward, Adam
+    online       the same with the teacher's forward pass in every step
+    public       online, and the correlation filter as a grouped convolution: what the public code does at every step
+    feed         the feed alone; read: cache reading alone (targets and encoded crops)
+    precompute   pairs a second of `make cache`, beside the teacher's forward pass alone
+
+The kinds of step take turns within a round, so that a machine that speeds up or slows down touches all of them; the median round counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import configs
+import kdlosses.correlation_filter as correlation_filter
+import models
+from cache import Cache
+from configs.cli import Parser
+from kdlosses import Pairs, build_objective
+from kdlosses import targets as target_table
+from precompute.__main__ import main as precompute
+from precompute.demo import main as demo_data
+
+
+def main() -> None:
+    """Measures everything and prints the table."""
+    options = parse()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"DEMO_ROOT": f"{folder}/demo", "CACHE_DIR": f"{folder}/caches", "TEACHONCE_INDEX": f"{folder}/index"}
+        demo_data(["--out", f"{folder}/demo", "--train", "8", "--val", "2", "--frames", "24"])
+        torch.manual_seed(0)
+        weights = f"{folder}/teacher.safetensors"
+        models.save_weights(models.build("atom_resnet18"), Path(weights))
+        print(f"\n{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {device_name()}; torch {torch.__version__};"
+              f" crop {options.size}, batch {options.batch}, {options.rounds} rounds, ATOM ResNet-18 -> MobileNetV2\n")
+        precompute_rate(weights, options)
+        cache = Cache.open(next(Path(folder, "caches").glob("demo-train-*")))
+        reading(cache, options)
+        steps(cache, weights, options)
+
+
+def parse() -> argparse.Namespace:
+    """The options."""
+    parser = Parser(prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=288, help="crop side in pixels (default: 288)")
+    parser.add_argument("--batch", type=int, default=8, help="pairs a step (default: 8)")
+    parser.add_argument("--pairs", type=int, default=128, help="pairs in the cache (default: 128)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; each kind of step is timed once in each (default: 5)")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    return parser.parse_args()
+
+
+def device_name() -> str:
+    """The accelerator, or that there is none."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of one call, the GPU's work included."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def precompute_rate(weights: str, options: argparse.Namespace) -> None:
+    """`make cache` beside the teacher's forward pass on ready tensors, timed before and after it."""
+    teacher = models.Teacher(models.build("atom_resnet18")).to(default_device())
+    batch = boxes_and_images(8, options.size)
+    layers = ("layer2", "layer3")
+
+    def forward() -> None:
+        teacher(batch.ref, batch.test, batch.pairs.ref_box, batch.pairs.proposals, layers)
+
+    forward()
+    alone = [timed(forward) / 8 for _ in range(4)]
+    arguments = ["cache", "--dataset", "demo", "--setting", "atom_cfkd", "--teacher", weights, "--split", "train", f"pairs.crop_size={options.size}"]
+    whole = timed(lambda: precompute([*arguments, "--pairs", str(options.pairs), "teacher.batch=8"]))
+    alone += [timed(forward) / 8 for _ in range(4)]
+    history = Cache.open(next(Path(os.environ["CACHE_DIR"]).glob("demo-train-*"))).history()[-1]
+    rate, forward_rate = options.pairs / history["seconds"], 1 / statistics.median(alone)
+    print(f"\nprecompute {rate:.2f} pairs/s (start-up included: {options.pairs / whole:.2f}); teacher's forward pass alone {forward_rate:.2f};"
+          f" share {rate / forward_rate:.0%}")
+
+
+def reading(cache: Cache, options: argparse.Namespace) -> None:
+    """Targets and encoded crops by chunks, warm."""
+    units = [cache.pairs, *cache.targets().values()]
+
+    def sweep() -> None:
+        for start in range(0, cache.count, cache.chunk):
+            stop = min(start + cache.chunk, cache.count)
+            cache.read_crops(start, stop)
+            for unit in units:
+                unit.read(start, stop)
+
+    sweep()
+    rate = cache.count / statistics.median(timed(sweep) for _ in range(9))
+    stored = {name: unit.nbytes() for name, unit in (("targets", u) for u in cache.targets().values())}
+    print(f"cache reading, warm: {rate:,.0f} pairs/s ({len(stored)} target groups and crops, {cache.chunk} pairs a chunk)")
+
+
+def default_device() -> torch.device:
+    """The GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Ready:
+    """Tensors of a batch that lie ready on the device."""
+
+    def __init__(self, ref: torch.Tensor, test: torch.Tensor, pairs: Pairs) -> None:
+        self.ref, self.test, self.pairs = ref, test, pairs
+
+
+def boxes_and_images(count: int, size: int) -> Ready:
+    """Random images and plausible boxes."""
+    generator = torch.Generator().manual_seed(0)
+    device = default_device()
+    images = torch.randn(2, count, 3, size, size, generator=generator).to(device)
+    box = torch.tensor([[size * 0.4, size * 0.4, size * 0.2, size * 0.2]]).repeat(count, 1).to(device)
+    proposals = (box[:, None] + 4 * torch.randn(count, 16, 4, generator=generator).to(device)).contiguous()
+    return Ready(images[0], images[1], Pairs(box, box, proposals, size))
+
+
+def grouped_convolution(test: torch.Tensor, patch: torch.Tensor) -> torch.Tensor:
+    """The same correlation as the public code computes it: test (B, C, H, W), patch (B, C, k, k) -> (B, H, W)."""
+    pairs, channels, k, _ = patch.shape
+    maps = F.conv2d(test.reshape(1, pairs * channels, *test.shape[2:]), patch.reshape(pairs * channels, 1, k, k), padding=k // 2, groups=pairs * channels)
+    return maps.reshape(pairs, channels, *test.shape[2:]).sum(1)

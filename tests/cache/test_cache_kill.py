@@ -1,0 +1,230 @@
+"""Killed or failing anywhere, a part is published or it is not, and writing it again gives the very same bytes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cache.hdf5_store
+import cache.zarr_store
+from cache import Cache
+from cache.collect import drop_target, drop_unfinished
+from cache.verify import verify
+
+# A child process is killed at its n-th call that changes a file, for n = 0, 1, ... until one lives; each has a copy of its own.
+KILLER = """
+import os, shutil, signal, sys
+from pathlib import Path
+import numpy as np
+from cache import Cache
+from cache.collect import drop_target
+
+source, out, work = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+step = int(sys.argv[4])
+data = np.load(source.parent / "part.npz")
+crops = [tuple(bytes.fromhex(text) for text in line.split()) for line in (source.parent / "crops.txt").read_text().splitlines()]
+
+def work_on(path):
+    cache = Cache.open(path)
+    if work == "write":
+        cache.pairs.write(1, {name: data[name] for name in cache.pairs.arrays}, crops)
+    else:
+        for action in drop_target(cache, "atom/maps"):
+            action.apply()
+
+def armed(name, calls, at):
+    real = getattr(os, name)
+    def call(*arguments, **options):
+        calls[0] += 1
+        if calls[0] > at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **options)
+    setattr(os, name, call)
+
+for turn in range(0, 400, step):
+    path = out / f"{turn:03d}" / source.name
+    path.parent.mkdir(parents=True)
+    shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
+    child = os.fork()
+    if child == 0:
+        calls = [0]
+        for name in ("replace", "rename", "fsync", "pwrite", "ftruncate", "unlink", "rmdir"):
+            armed(name, calls, turn)
+        work_on(path)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+else:
+    sys.exit("never lived")
+"""
+
+
+def killed(kit, source: Path, work: str, step: int) -> list[Path]:
+    """Copies of `source`, each after a kill at another point of the same work; the last one lived."""
+    import numpy as np
+
+    pairs = Cache.open(source).pairs
+    np.savez(source.parent / "part.npz", **{name: kit.numbers(array)[8:16] for name, array in pairs.arrays.items()})
+    (source.parent / "crops.txt").write_text("\n".join(" ".join(image.hex() for image in pair) for pair in kit.images()[8:16]))
+    out = source.parent / "killed"
+    root = Path(cache.zarr_store.__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", KILLER, source, out, work, str(step)], check=True, env=environment, timeout=60)
+    return sorted(out.glob(f"*/{source.name}"))
+
+
+def test_a_killed_write_leaves_a_part_or_none(kit, path):
+    store = kit.create(path)
+    kit.write(store, store.pairs, 0)
+    before = store.pairs.entries()[0]
+    places = killed(kit, path, "write", 2 if path.is_dir() else 5)
+    assert len(places) > 5
+    states = set()
+    reference = None
+    for place in reversed(places):
+        again = Cache.open(place)
+        states.add(again.pairs.published(1))
+        assert again.pairs.entries()[0] == before
+        faults = verify(again)
+        assert all("unfinished" in fault.what or "remains" in fault.what for fault in faults), faults
+        kit.write(again, again.pairs, 1)
+        content = kit.tree(place) if place.is_dir() else again.pairs.entries()
+        reference = content if reference is None else reference
+        assert content == reference
+        assert [fault.what for fault in verify(Cache.open(place))] == ["unfinished, 1 of 3 parts are not published (2)"]
+        assert [name for name in os.listdir(place.parent) if name != place.name] in ([], [leftover(place)])
+    assert states == {True, False}
+
+
+def leftover(place: Path) -> str:
+    """The one thing that a kill may leave beside an HDF5 file: the temporary file of a journal."""
+    return next((name for name in os.listdir(place.parent) if name.startswith(f".{place.name}.journal.")), "nothing")
+
+
+def test_a_killed_drop_leaves_a_target_or_none(kit, path):
+    kit.fill(path)
+    places = killed(kit, path, "drop", 2 if path.is_dir() else 3)
+    assert len(places) > 3
+    states = set()
+    for place in places:
+        again = Cache.open(place)
+        unit = again.target("atom", "maps")
+        states.add(None if unit is None else len(unit.missing()))
+        assert again.pairs.complete
+        for fault in verify(again):
+            assert "unfinished" in fault.what or "remains" in fault.what, fault
+        if unit is not None:
+            for part in range(3):
+                if unit.published(part):
+                    assert len(unit.read(*again.bounds(part))["layer2"])
+            for action in drop_target(again, "atom/maps"):
+                action.apply()
+        for action in drop_unfinished(again):
+            action.apply()
+        assert verify(again) == []
+        unit = kit.add_maps(again)
+        kit.write(again, unit, 0)
+        assert unit.missing() == [1, 2]
+    assert None in states
+    assert 3 in states
+
+
+@pytest.mark.parametrize("nth", [0, 1, 4, 9])
+def test_a_full_disk_leaves_the_part_unpublished(kit, tmp_path, monkeypatch, nth):
+    path = tmp_path / "cache"
+    store = kit.create(path)
+    kit.write(store, store.pairs, 0)
+    real, calls = cache.zarr_store.write_atomic, []
+
+    def full(path, content):
+        calls.append(path)
+        if len(calls) > nth:
+            Path(path).with_name(f".{path.name}.x.tmp").write_bytes(bytes(content if isinstance(content, bytes | memoryview) else b"")[:10])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, content)
+
+    with monkeypatch.context() as at, pytest.raises(OSError, match="No space left"):
+        at.setattr(cache.zarr_store, "write_atomic", full)
+        kit.write(store, store.pairs, 1)
+    assert not store.pairs.published(1)
+    remains = [fault for fault in verify(store) if "remains" in fault.what]
+    assert len(remains) == nth + 1
+    kit.write(store, store.pairs, 1)
+    kit.write(store, store.pairs, 2)
+    assert verify(store) == []
+    whole = kit.create(tmp_path / "whole")
+    for part in range(3):
+        kit.write(whole, whole.pairs, part)
+    assert kit.tree(path) == kit.tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name, nth", [("pwrite", 0), ("pwrite", 3), ("fsync", 0), ("replace", 0)])
+def test_a_full_disk_leaves_the_hdf5_file_as_it_was(kit, tmp_path, monkeypatch, name, nth):
+    path = tmp_path / "cache.h5"
+    store = kit.create(path)
+    kit.write(store, store.pairs, 0)
+    before, real, calls = path.read_bytes(), getattr(os, name), []
+
+    def full(*arguments):
+        calls.append(name)
+        if len(calls) > nth:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments)
+
+    with monkeypatch.context() as at, pytest.raises(OSError, match="No space left"):
+        at.setattr(os, name, full)
+        kit.write(store, store.pairs, 1)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["cache.h5"]
+    kit.write(store, store.pairs, 1)
+    assert store.pairs.missing() == [2]
+    assert len(store.pairs.read(0, 16)["grey"]) == 16
+
+
+def test_remains_of_another_content_do_not_shine_through(kit, tmp_path):
+    path = tmp_path / "cache"
+    store = kit.create(path)
+    for part in range(3):
+        kit.write(store, store.pairs, part)
+    whole = kit.tree(path)
+    (path / "ledger/pairs/00001.json").unlink()
+    longer = (path / "crops/jpeg/c.0").read_bytes()
+    (path / "crops/jpeg/c.1").write_bytes(longer * 2)
+    (path / "pairs/ref_box/c.1.0").write_bytes(b"half")
+    (path / "pairs/grey/.c.1.abcd.tmp").write_bytes(b"x")
+    again = Cache.open(path)
+    assert again.pairs.missing() == [1]
+    kit.write(again, again.pairs, 1)
+    assert kit.tree(path) == whole
+
+
+def test_a_killed_creation_leaves_nothing_that_counts(kit, path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as at, pytest.raises(KeyboardInterrupt):
+        at.setattr(cache.zarr_store, "_move", stop)
+        at.setattr(os, "link", stop)
+        kit.create(path)
+    assert not path.exists()
+    assert os.listdir(path.parent) == []
+    store = kit.create(path)
+    with monkeypatch.context() as at, pytest.raises(KeyboardInterrupt):
+        at.setattr(cache.zarr_store, "_move", stop)
+        at.setattr(cache.hdf5_store.Transaction, "commit", stop)
+        kit.add_maps(store)
+    assert Cache.open(path).targets() == {}
+    kit.add_maps(store)
+    assert set(Cache.open(path).targets()) == {("atom", "maps")}
+
+
+def test_a_ledger_entry_is_one_json_object(kit, tmp_path):
+    kit.fill(tmp_path / "cache")
+    for entry in (tmp_path / "cache/ledger").rglob("0*.json"):
+        assert isinstance(json.loads(entry.read_text()), dict)

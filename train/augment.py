@@ -1,0 +1,59 @@
+"""Fresh augmentation of cached crops: new brightness, grey, flip, blur and proposals for every position of the run.
+
+A pure function of (seed, position). Boxes are (x, y, w, h), top-left corner, crop pixels; image axis (2): 0 = ref, 1 = test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.schema import Pairs
+from models.boxes import counter_uniform, draw_proposals
+
+# streams of the counter-based generator, away from those of pair sets and of the order
+_PHOTOMETRY, _MIX, _PROPOSALS = 2**43, 2**44, 2**45
+FLIP, BLUR = 0.5, 0.2
+"""Probability that a pair is mirrored, and that an image is blurred."""
+SIGMA = (0.3, 1.5)
+"""Range of the blur's sigma, in pixels."""
+
+
+@dataclass
+class Fresh:
+    """n positions: brightness, blur (n, 2) float32; grey, flip (n,) bool, both images alike."""
+
+    brightness: np.ndarray
+    grey: np.ndarray
+    flip: np.ndarray
+    blur: np.ndarray
+
+
+def draw_fresh(seed: int, first: int, count: int, pairs: Pairs) -> Fresh:
+    """The photometry of positions first ... first + count - 1, in the ranges of the pair set."""
+    uniform = counter_uniform(seed, _PHOTOMETRY, first, count, 8)
+    blurred = uniform[:, 4:6] < BLUR
+    return Fresh(
+        brightness=(1 - pairs.brightness + 2 * pairs.brightness * uniform[:, :2]).astype(np.float32),
+        grey=uniform[:, 2] < pairs.grey_probability,
+        flip=uniform[:, 3] < FLIP,
+        blur=np.where(blurred, SIGMA[0] + (SIGMA[1] - SIGMA[0]) * uniform[:, 6:8], 0).astype(np.float32),
+    )
+
+
+def flip_boxes(boxes: np.ndarray, flip: np.ndarray, crop_size: int) -> np.ndarray:
+    """Boxes (n, ..., 4) mirrored left-right where flip (n,): x becomes crop_size - x - w."""
+    mirrored = boxes.copy()
+    mirrored[flip, ..., 0] = crop_size - boxes[flip, ..., 0] - boxes[flip, ..., 2]
+    return mirrored
+
+
+def fresh_proposals(test_box: np.ndarray, seed: int, first: int, pairs: Pairs) -> np.ndarray:
+    """New proposals (n, N, 4) float32 around test_box (n, 4), of positions first ... first + n - 1."""
+    return draw_proposals(test_box.astype(np.float64), seed, first, _PROPOSALS, pairs)
+
+
+def is_fresh(seed: int, step: int, mix: float) -> bool:
+    """Whether a step's batch is one of the share `mix` with fresh augmentation."""
+    return mix > 0 and bool(counter_uniform(seed, _MIX, step, 1, 1)[0, 0] < mix)
