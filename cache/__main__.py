@@ -12,7 +12,7 @@ from pathlib import Path
 from cache import collect, inspect
 from cache.export import export
 from cache.locate import caches_below
-from cache.store import Cache
+from cache.store import Cache, is_cache
 from cache.verify import verify
 from configs import cli
 from configs.errors import RequestError, nearest
@@ -54,14 +54,15 @@ def _parser() -> cli.Parser:
 
 def _open(arguments: argparse.Namespace) -> Cache:
     path, folder = Path(arguments.path), Path(arguments.cache_dir)
-    if not path.exists():
+    for place in (path, folder / path):  # a folder here that is no cache may hide a name there
+        if is_cache(place):
+            return Cache.open(place)
+    if not path.exists() and not (folder / path).exists():
         known = [str(cache.relative_to(folder)) for cache in caches_below(folder)]
-        if not (folder / path).exists():
-            raise RequestError(
-                f"{path}: expected a cache, found nothing there nor in {folder}{nearest(str(path), known)}; see `python -m cache ls`"
-            )
-        path = folder / path
-    return Cache.open(path)
+        raise RequestError(
+            f"{path}: expected a cache, found nothing there nor in {folder}{nearest(str(path), known)}; see `python -m cache ls`"
+        )
+    return Cache.open(path if path.exists() else folder / path)
 
 
 def _ls(arguments: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ import struct
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,34 @@ from configs.errors import RunError
 from configs.files import fsync_folder
 
 
+_VERSIONS = ("v108", "v110")  # of the format: read by every HDF5 of the last decade
+
+
+class _Open:
+    """A file that is open for reading. One a process: HDF5 shares what it knows of a file among all that have it open there,
+
+    so a second handle would go on showing what the first has read before another process changed the file.
+    """
+
+    def __init__(self) -> None:
+        self.guard = threading.RLock()
+        self.file: h5py.File | None = None
+        self.state: tuple[int, ...] = ()  # of the file when it was opened
+
+    def close(self) -> None:
+        if self.file is not None and self.state[0] == os.getpid():  # a forked child leaves its parent's file alone
+            self.file.close()
+        self.file = None
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # at the end of the interpreter h5py may be gone
+            self.close()
+
+
+_opened: weakref.WeakValueDictionary[str, _Open] = weakref.WeakValueDictionary()
+_opened_guard = threading.Lock()
+
+
 class Hdf5Store:
     """One cache in one file (see `cache.backend.Backend`)."""
 
@@ -36,9 +65,8 @@ class Hdf5Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._guard = threading.RLock()  # over the open file
-        self._file: h5py.File | None = None
-        self._state: tuple[int, ...] = ()  # of the file when it was opened
+        with _opened_guard:
+            self._open = _opened.setdefault(str(path.resolve()), _Open())
 
     @staticmethod
     def is_cache(path: Path) -> bool:
@@ -56,7 +84,7 @@ class Hdf5Store:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "r+b") as stream:
-                with h5py.File(stream, "w", libver=("v108", "v110")) as file:
+                with h5py.File(stream, "w", libver=_VERSIONS) as file:
                     for group in groups:
                         _build(file, group)
                     file.create_group("ledger").attrs["doc"] = DOCS["ledger"]
@@ -92,32 +120,27 @@ class Hdf5Store:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[h5py.File]:
-        with self._guard, self._locked(fcntl.LOCK_SH):
+        opened = self._open
+        with opened.guard, self._locked(fcntl.LOCK_SH):
             stat = self.path.stat()
             state = (os.getpid(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
             try:
-                if self._file is None or state != self._state:
-                    self._close()
-                    self._file, self._state = h5py.File(self.path, "r", locking=False), state
-                yield self._file
+                if opened.file is None or state != opened.state:
+                    opened.close()
+                    opened.file, opened.state = h5py.File(self.path, "r", locking=False), state
+                yield opened.file
             except (RuntimeError, ValueError, OSError) as error:
-                raise RunError(
-                    f"{self.path}: expected a sound HDF5 file, found {error}; look at it with `python -m cache verify`"
-                ) from error
-
-    def _close(self) -> None:
-        if self._file is not None and self._state[0] == os.getpid():  # a forked child leaves its parent's file alone
-            self._file.close()
-        self._file = None
+                what = f"{self.path}: expected a sound HDF5 file, found {error}"
+                raise RunError(f"{what}; look at it with `python -m cache verify`") from error
 
     def _change(self, change: Callable[[h5py.File], Any]) -> Any:
         """Applies `change` to the file in one step."""
-        with self._guard:
-            self._close()
+        with self._open.guard:
+            self._open.close()
             with self._locked(fcntl.LOCK_EX):
                 transaction = Transaction(self.path, _end_of_content(self.path))
                 try:
-                    with h5py.File(transaction, "r+", libver=("v108", "v110")) as file:
+                    with h5py.File(transaction, "r+", libver=_VERSIONS) as file:
                         result = change(file)
                 except BaseException:
                     transaction.abandon()

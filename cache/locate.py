@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.identity import diff
-from cache.store import HDF5_SUFFIXES, Cache, backend_class
+from cache.store import HDF5_SUFFIXES, Cache, is_cache
 from configs.errors import RequestError
 
 
@@ -22,7 +22,7 @@ def caches_below(folder: str | os.PathLike[str], depth: int = 3) -> Iterator[Pat
         if path.name.startswith("."):
             continue
         if path.is_dir() or path.suffix in HDF5_SUFFIXES:
-            if backend_class(path).is_cache(path):
+            if is_cache(path):
                 yield path
             elif path.is_dir() and depth > 1:
                 yield from caches_below(path, depth - 1)

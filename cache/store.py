@@ -229,3 +229,8 @@ def backend_class(path: Path) -> Any:
 
         return Hdf5Store
     return ZarrStore
+
+
+def is_cache(path: Path) -> bool:
+    """Whether a cache lies at `path`, of whatever layout version."""
+    return path.exists() and bool(backend_class(path).is_cache(path))

@@ -43,6 +43,7 @@ class ZarrStore:
         self._lock = threading.Lock()
         self._raw: dict[str, RawReader] = {}
         self._zarr: dict[str, Any] = {}
+        self._sizes: dict[tuple[str, int], int] = {}  # of compressed shards, from the ledger
 
     @staticmethod
     def is_cache(path: Path) -> bool:
@@ -113,6 +114,7 @@ class ZarrStore:
         with self._lock:
             self._raw.clear()
             self._zarr.clear()
+            self._sizes.clear()
 
     # rows
 
@@ -129,8 +131,7 @@ class ZarrStore:
         array = self._zarr.get(stored.path)
         if array is None:
             array = self._zarr.setdefault(stored.path, zarr.open_array(str(self.path / stored.path), mode="r"))
-        if not (self.path / stored.path / shard_key(stored, part)).is_file():  # zarr would answer with fill values
-            raise RunError(f"{stored.path}, part {part}: expected a shard, found none; look at it with `python -m cache verify`")
+        self._check_size(stored, part)
         begin = part * stored.part_rows + first
         try:
             out[...] = array[begin : begin + len(out)]
@@ -138,6 +139,20 @@ class ZarrStore:
             raise RunError(
                 f"{stored.path}, part {part}: expected a sound shard, found {error}; look at it with `python -m cache verify`"
             ) from error
+
+    def _check_size(self, stored: Stored, part: int) -> None:
+        """RunError unless the shard has the bytes of its ledger entry: for a missing or empty one zarr would give fill values."""
+        wanted = self._sizes.get((stored.path, part))
+        if wanted is None:
+            entry = self.entry(stored.path.rsplit("/", 1)[0], part) or {"arrays": {}}
+            wanted = self._sizes[stored.path, part] = entry["arrays"].get(stored.path, {}).get("bytes", -1)
+        shard = self.path / stored.path / shard_key(stored, part)
+        found = shard.stat().st_size if shard.is_file() else -1
+        if found != wanted or wanted < 0:
+            what = f"found {found}" if found >= 0 else "found none"
+            raise RunError(
+                f"{stored.path}, part {part}: expected a shard of {wanted} bytes, {what}; look at it with `python -m cache verify`"
+            )
 
     def publish(self, unit: str, part: int, data: Sequence[tuple[Stored, np.ndarray]], entry: Mapping[str, Any]) -> None:
         before = self.entry(unit, part)

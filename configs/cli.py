@@ -20,6 +20,15 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **options)
         self.add_argument("--debug", action="store_true", help="print a traceback beside an error")
 
+    def parse_mixed(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """As `parse_args`; overrides (key=value, the positional `overrides`) may stand anywhere among the options."""
+        options, rest = self.parse_known_args(arguments)
+        strange = [word for word in rest if word.startswith("-") or "=" not in word]
+        if strange:
+            self.error(f"unrecognized arguments: {' '.join(strange)}")
+        options.overrides = [*options.overrides, *rest]
+        return options
+
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         from precompute.check import main as check_main
 
         return check_main(arguments[1:]) or 0
-    options = parser().parse_args(arguments)
+    options = parser().parse_mixed(arguments)
     overrides = list(options.overrides)
     for key, value in (("pairs.count", options.pairs), ("pairs.val_count", options.val_pairs), ("teacher.weights", options.teacher)):
         if value is not None:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Every option of the three commands."""
     top = Parser(prog="python -m precompute", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)

@@ -91,9 +91,8 @@ class Scene:
             own = draw_recipe(rng)
             if rng.random() < 0.35:
                 own = Recipe(own.family, turn_hue(recipe.palette, float(rng.normal(0, 15))), own.frequency, own.angle, own.warp, own.seed)
-            pose = Pose(
-                *rng.uniform(0, [width, height]), rng.uniform(10, 45), rng.uniform(0, 6.28), rng.uniform(0.6, 1.6), rng.uniform(0, 6.28)
-            )
+            x, y = rng.uniform(0, [width, height]).tolist()
+            pose = Pose(x, y, rng.uniform(10, 45), rng.uniform(0, 6.28), rng.uniform(0.6, 1.6), rng.uniform(0, 6.28))
             _lay(image, Painter(draw_look(rng, own)).render(pose))
         return np.clip(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.2))), 0, 1).astype(np.float32)
 
@@ -149,7 +148,7 @@ class Scene:
             _mark(hidden, bar)
         image *= (self.gain[index] * self.tint[index]).astype(np.float32)
         row, column = self.rng.integers(0, 64, 2)
-        image += self.noise[row : row + self.height, column : column + self.width]
+        image = image + self.noise[row : row + self.height, column : column + self.width]
         return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), self._annotate(layer, hidden)
 
     def _draw(self, image: np.ndarray, actor: Actor, index: int, hidden: np.ndarray | None = None) -> None:

@@ -25,14 +25,15 @@ import torch
 import torch.nn.functional as F
 
 import configs
-import kdlosses.correlation_filter as correlation_filter
 import models
 from cache import Cache
 from configs.cli import Parser
-from kdlosses import Pairs, build_objective
+from kdlosses import Pairs, build_objective, correlation
 from kdlosses import targets as target_table
 from precompute.__main__ import main as precompute
 from precompute.demo import main as demo_data
+from train.feed import Batch, Feed
+from train.order import Order
 
 
 def main() -> None:
@@ -46,8 +47,10 @@ def main() -> None:
         torch.manual_seed(0)
         weights = f"{folder}/teacher.safetensors"
         models.save_weights(models.build("atom_resnet18"), Path(weights))
-        print(f"\n{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {device_name()}; torch {torch.__version__};"
-              f" crop {options.size}, batch {options.batch}, {options.rounds} rounds, ATOM ResNet-18 -> MobileNetV2\n")
+        print(
+            f"\n{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {device_name()}; torch {torch.__version__};"
+            f" crop {options.size}, batch {options.batch}, {options.rounds} rounds, ATOM ResNet-18 -> MobileNetV2\n"
+        )
         precompute_rate(weights, options)
         cache = Cache.open(next(Path(folder, "caches").glob("demo-train-*")))
         reading(cache, options)
@@ -92,13 +95,26 @@ def precompute_rate(weights: str, options: argparse.Namespace) -> None:
 
     forward()
     alone = [timed(forward) / 8 for _ in range(4)]
-    arguments = ["cache", "--dataset", "demo", "--setting", "atom_cfkd", "--teacher", weights, "--split", "train", f"pairs.crop_size={options.size}"]
+    arguments = [
+        "cache",
+        "--dataset",
+        "demo",
+        "--setting",
+        "atom_cfkd",
+        "--teacher",
+        weights,
+        "--split",
+        "train",
+        f"pairs.crop_size={options.size}",
+    ]
     whole = timed(lambda: precompute([*arguments, "--pairs", str(options.pairs), "teacher.batch=8"]))
     alone += [timed(forward) / 8 for _ in range(4)]
     history = Cache.open(next(Path(os.environ["CACHE_DIR"]).glob("demo-train-*"))).history()[-1]
     rate, forward_rate = options.pairs / history["seconds"], 1 / statistics.median(alone)
-    print(f"\nprecompute {rate:.2f} pairs/s (start-up included: {options.pairs / whole:.2f}); teacher's forward pass alone {forward_rate:.2f};"
-          f" share {rate / forward_rate:.0%}")
+    print(
+        f"\nprecompute {rate:.2f} pairs/s (start-up included: {options.pairs / whole:.2f}); teacher's forward pass alone {forward_rate:.2f};"
+        f" share {rate / forward_rate:.0%}"
+    )
 
 
 def reading(cache: Cache, options: argparse.Namespace) -> None:
@@ -114,8 +130,7 @@ def reading(cache: Cache, options: argparse.Namespace) -> None:
 
     sweep()
     rate = cache.count / statistics.median(timed(sweep) for _ in range(9))
-    stored = {name: unit.nbytes() for name, unit in (("targets", u) for u in cache.targets().values())}
-    print(f"cache reading, warm: {rate:,.0f} pairs/s ({len(stored)} target groups and crops, {cache.chunk} pairs a chunk)")
+    print(f"cache reading, warm: {rate:,.0f} pairs/s ({len(units)} groups and the crops, {cache.chunk} pairs a chunk)")
 
 
 def default_device() -> torch.device:
@@ -143,5 +158,84 @@ def boxes_and_images(count: int, size: int) -> Ready:
 def grouped_convolution(test: torch.Tensor, patch: torch.Tensor) -> torch.Tensor:
     """The same correlation as the public code computes it: test (B, C, H, W), patch (B, C, k, k) -> (B, H, W)."""
     pairs, channels, k, _ = patch.shape
-    maps = F.conv2d(test.reshape(1, pairs * channels, *test.shape[2:]), patch.reshape(pairs * channels, 1, k, k), padding=k // 2, groups=pairs * channels)
+    maps = F.conv2d(
+        test.reshape(1, pairs * channels, *test.shape[2:]),
+        patch.reshape(pairs * channels, 1, k, k),
+        padding=k // 2,
+        groups=pairs * channels,
+    )
     return maps.reshape(pairs, channels, *test.shape[2:]).sum(1)
+
+
+def steps(cache: Cache, weights: str, options: argparse.Namespace) -> None:
+    """Every kind of training step in turns, and the feed alone."""
+    device, size, count = default_device(), options.size, options.batch
+    config = configs.load("atom_cfkd", [f"pairs.crop_size={size}"])
+    student, tracker = models.build("atom_mobilenetsmall").to(device), models.build("atom_resnet18")
+    models.load_weights(tracker, weights)
+    teacher = models.Teacher(tracker).to(device)
+    objective = build_objective(config.losses, student.channels, teacher.channels, 1).to(device)
+    needs = objective.needs
+    optimizer = torch.optim.Adam([one for one in student.parameters() if one.requires_grad], lr=1e-4)
+    units = {name: unit for (_, name), unit in cache.targets().items() if name in needs.targets}
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    feed = Feed(
+        [cache], Order([cache.count], [cache.chunk], 16, 0), [units], batch=count, pairs=config.pairs, device=device, threads=threads
+    )
+    ready, position = boxes_and_images(count, size), iter(range(10**9))
+
+    def alone() -> None:
+        student.zero_grad(set_to_none=True)
+        student(ready.ref, ready.test, ready.pairs.ref_box, ready.pairs.proposals).prediction.square().mean().backward()
+
+    def losses(batch: Batch | Ready, targets: dict[str, torch.Tensor]) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        outputs = student(batch.ref, batch.test, batch.pairs.ref_box, batch.pairs.proposals, needs.student_layers)
+        torch.stack(list(objective(outputs, targets, batch.pairs).values())).sum().backward()
+        optimizer.step()
+
+    def cached() -> None:
+        batch = feed.batch(next(position))
+        losses(batch, batch.targets)
+
+    def online() -> None:
+        batch = feed.batch(next(position))
+        outputs = teacher(batch.ref, batch.test, batch.pairs.ref_box, batch.pairs.proposals, target_table.layers_of(needs.targets))
+        losses(batch, target_table.compute(needs.targets, outputs, batch.pairs))
+
+    def public() -> None:
+        fast, correlation.correlate = correlation.correlate, grouped_convolution
+        try:
+            online()
+        finally:
+            correlation.correlate = fast
+
+    def fed() -> None:
+        feed.batch(next(position))
+
+    kinds = {"student": alone, "cached": cached, "online": online, "public": public, "feed": fed}
+    for work in (alone, cached, online, fed):
+        work()
+    seconds: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(options.rounds):
+        for name, work in kinds.items():
+            if name == "feed":
+                seconds[name].append(statistics.mean(timed(work) for _ in range(8)))
+            else:
+                seconds[name].append(timed(work))
+    feed.close()
+    table(seconds, count)
+
+
+def table(seconds: dict[str, list[float]], count: int) -> None:
+    """Medians, and ratios to the student alone round by round."""
+    print("\n| step | ms a pair | times the student alone (median of rounds; least to most) |\n|---|---|---|")
+    for name, found in seconds.items():
+        ratios = sorted(one / base for one, base in zip(found, seconds["student"], strict=True))
+        print(
+            f"| {name} | {1e3 * statistics.median(found) / count:,.1f} | {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |"
+        )
+
+
+if __name__ == "__main__":
+    main()

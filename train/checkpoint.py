@@ -35,12 +35,13 @@ class Progress:
     sources: dict[str, str] = field(default_factory=dict)
 
 
-def save(path: Path, progress: Progress, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
-    """Writes model, optimizer, schedule, progress and the random state of torch in one step (`atomic_writer`)."""
+def save(path: Path, progress: Progress, students: nn.Module, objective: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
+    """Writes students, objective, optimizer, schedule, progress and the random state of torch in one step (`atomic_writer`)."""
     state: dict[str, Any] = {
         "version": VERSION,
         "progress": asdict(progress),
-        "model": model.state_dict(),
+        "students": students.state_dict(),
+        "objective": objective.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "rng": torch.get_rng_state(),
@@ -67,12 +68,16 @@ def load(path: Path) -> tuple[Progress, dict[str, Any]] | None:
     return Progress(**state["progress"]), state
 
 
-def restore(state: dict[str, Any], model: nn.Module, optimizer: Optimizer | None, scheduler: LRScheduler | None) -> None:
-    """Puts a loaded state back; without an optimizer (a new phase starts) only the model and the random state."""
-    model.load_state_dict(state["model"])
-    if optimizer is not None and scheduler is not None:
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
+def restore(state: dict[str, Any], students: nn.Module) -> None:
+    """Puts the students and the random state back."""
+    students.load_state_dict(state["students"])
     torch.set_rng_state(state["rng"])
     if len(state["cuda_rng"]) == torch.cuda.device_count() > 0:
         torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+
+def restore_phase(state: dict[str, Any], objective: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
+    """Puts back what belongs to a phase: for a checkpoint from within it."""
+    objective.load_state_dict(state["objective"])
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])

@@ -75,8 +75,8 @@ def recorded(cache: Cache, rows: Sequence[int], kind: str, device: torch.device,
         images = decoder.batch(0).clone()
     finally:
         decoder.close()
-    boxes = (torch.from_numpy(arrays[name]).to(device) for name in ("ref_box", "test_box", "proposals"))
-    return Recorded(images[: len(rows)], images[len(rows) :], Pairs(*boxes, crop_size), list(rows))
+    ref_box, test_box, proposals = (torch.from_numpy(arrays[name]).to(device) for name in ("ref_box", "test_box", "proposals"))
+    return Recorded(images[: len(rows)], images[len(rows) :], Pairs(ref_box, test_box, proposals, crop_size), list(rows))
 
 
 def some_rows(cache: Cache, count: int) -> list[int]:
@@ -115,7 +115,9 @@ def check_cache(
                 )
             if error >= worst:
                 worst, where = error, key
-    return f"check: {len(rows)} pairs recomputed with the live teacher, largest relative error {worst:.2g} ({where}), tolerance {tolerance:g}"
+    return (
+        f"check: {len(rows)} pairs recomputed with the live teacher, largest relative error {worst:.2g} ({where}), tolerance {tolerance:g}"
+    )
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
@@ -154,4 +156,6 @@ def decoder_note(cache: Cache, config: Config, device: torch.device) -> str | No
     second = recorded(cache, rows, runnable[there], place, config.pairs.crop_size)
     # back to grey levels of a stored image: 1/255 of the range before normalisation, whose mean deviation is 0.226
     levels = torch.cat([(a.cpu() - b.cpu()).abs() for a, b in ((first.ref, second.ref), (first.test, second.test))]) * 0.226 * 255
-    return f"{line}, mean pixel difference {float(levels.mean()):.2f} of 255 levels over {len(rows)} pairs (largest {float(levels.max()):.0f})"
+    return (
+        f"{line}, mean pixel difference {float(levels.mean()):.2f} of 255 levels over {len(rows)} pairs (largest {float(levels.max()):.0f})"
+    )

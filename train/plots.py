@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 # Okabe and Ito's colours, told apart by most eyes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#B8A000", "#000000")
 TEACHER_INK = "#444444"
+MEASURES = (("iou_error", "IoU error (lower is better)"), ("correlation", "Correlation with true IoU"))
 
 
 class Curve(NamedTuple):
@@ -56,14 +57,16 @@ def agreement_curves(curves: Sequence[Curve], path: Path) -> None:
     """IoU error and correlation on the validation pairs over epochs, with the teacher's as a dashed line."""
     figure, panels = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     inks = colours([curve.setting for curve in curves])
-    for panel, (key, title) in zip(panels, (("iou_error", "IoU error (lower is better)"), ("correlation", "Correlation with true IoU")), strict=True):
+    for panel, (key, title) in zip(panels, MEASURES, strict=True):
         named: set[str] = set()
         teacher: float | None = None
         for curve in curves:
             points = [(r["epoch"], r[key]) for r in curve.val if r.get(key) is not None]
             name = None if curve.setting in named else curve.setting
             named.add(curve.setting)
-            panel.plot([x for x, _ in points], [y for _, y in points], "o-", color=inks[curve.setting], ms=4, lw=1.4, alpha=0.85, label=name)
+            panel.plot(
+                [x for x, _ in points], [y for _, y in points], "o-", color=inks[curve.setting], ms=4, lw=1.4, alpha=0.85, label=name
+            )
             teacher = next((r[f"teacher_{key}"] for r in curve.val if r.get(f"teacher_{key}") is not None), teacher)
         if teacher is not None:
             panel.axhline(teacher, color=TEACHER_INK, ls="--", lw=1, label="teacher")

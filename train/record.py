@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import configs
@@ -63,7 +62,9 @@ def read_run(folder: Path) -> Record:
     """The run in a folder. RequestError if there is none."""
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
-        raise RequestError(f"{folder}: expected the folder of a run (with {CONFIG}), found none; give what `make train` printed as `run: PATH`")
+        raise RequestError(
+            f"{folder}: expected the folder of a run (with {CONFIG}), found none; give what `make train` printed as `run: PATH`"
+        )
     metrics = read_metrics(folder)
     result = json.loads((folder / RESULT).read_text()) if (folder / RESULT).is_file() else None
     kinds = {kind: [record for record in metrics if record["kind"] == kind] for kind in ("train", "val")}
@@ -91,10 +92,10 @@ def trained_parameters(architecture: str) -> int:
 
 def mflops(architecture: str, crop_size: int, proposals: int) -> float:
     """Floating-point operations of one forward pass over one pair, in millions (a multiply-add counts two), by torch's counter."""
-    # shapes only: nothing is computed, and no random number of the run is drawn
-    with FakeTensorMode(), torch.no_grad():
+    # building draws weights; a run's random state is its own
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         tracker = models.build(architecture).eval()
-        image, boxes = torch.empty(1, 3, crop_size, crop_size), torch.empty(1, proposals, 4)
+        image, boxes = torch.zeros(1, 3, crop_size, crop_size), torch.ones(1, proposals, 4)
         with FlopCounterMode(display=False) as counter:
             tracker(image, image, boxes[:, 0], boxes)
     return counter.get_total_flops() / 1e6

@@ -99,18 +99,18 @@ def find_split_file(root: Path, name: str) -> Path:
     return root / name if (root / name).exists() else Path(name) if Path(name).exists() else root / name
 
 
-def narrow(located: list[Located], root: Path, name: str) -> list[Located]:
-    """The sequences that a split file picks, in its order: names, or 0-based indices into the whole list, one a line."""
-    path = find_split_file(root, name)
-    by_name = {sequence.name: sequence for sequence in located}
+def pick(names: Sequence[str], root: Path, split_file: str) -> list[int]:
+    """Indices of the sequences that a split file picks, in its order: names, or 0-based indices into the whole list, one a line."""
+    path = find_split_file(root, split_file)
+    by_name = {name: index for index, name in enumerate(names)}
     picked = []
     for line, text in enumerate(read_list(str(path)), 1):
         if text in by_name:
             picked.append(by_name[text])
-        elif text.isdecimal() and int(text) < len(located):
-            picked.append(located[int(text)])
+        elif text.isdecimal() and int(text) < len(names):
+            picked.append(int(text))
         else:
-            raise Fault(str(path), line, f"expected a sequence name or an index below {len(located)}, found '{text[:60]}'; mend the line")
+            raise Fault(str(path), line, f"expected a sequence name or an index below {len(names)}, found '{text[:60]}'; mend the line")
     return picked
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+_JOINT = "\0"  # the one character that no file name holds, beside the slash
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def sort_names(names: list[str]) -> list[str]:
 
 
 def pack_names(names: list[str]) -> str:
-    """One string for the frame names of a sequence: the first name where the others count up from it, else all, joined by `/`."""
+    """One string for the frame names of a sequence: the first name where the others count up from it, else all, joined by NUL."""
     if not names:
         return ""
     match = re.fullmatch(r"(.*?)(\d+)(\D*)", names[0])
@@ -122,15 +123,15 @@ def pack_names(names: list[str]) -> str:
         start, width = int(digits), len(digits)
         if all(name == f"{head}{number:0{width}d}{tail}" for number, name in enumerate(names, start)):
             return names[0]
-    return "/".join(names) if len(names) > 1 else names[0]
+    return _JOINT.join(names)
 
 
 def unpack_name(packed: str, frame: int) -> str:
     """Name of frame `frame` (from 0) of a sequence packed by `pack_names`."""
-    if frame == 0 and "/" not in packed:
+    if _JOINT in packed:
+        return packed.split(_JOINT)[frame]
+    if frame == 0:
         return packed
-    if "/" in packed:
-        return packed.split("/")[frame]
     match = re.fullmatch(r"(.*?)(\d+)(\D*)", packed)
     if match is None:
         raise IndexError(frame)

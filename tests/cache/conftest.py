@@ -63,7 +63,12 @@ def create(path: Path, **changed: Any) -> Cache:
 
 def add_maps(cache: Cache, **changed: Any) -> Any:
     """A target with a compressed array and a constant."""
-    options = {"teacher_identity": TEACHER, "target_identity": {"version": 1}, "arrays": MAPS, "constants": {"projection": np.eye(3, dtype="float32")}}
+    options = {
+        "teacher_identity": TEACHER,
+        "target_identity": {"version": 1},
+        "arrays": MAPS,
+        "constants": {"projection": np.eye(3, dtype="float32")},
+    }
     return cache.add_target(changed.pop("teacher", "atom"), changed.pop("target", "maps"), **{**options, **changed})
 
 

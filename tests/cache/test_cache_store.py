@@ -85,7 +85,10 @@ def test_an_unpublished_part_is_an_error_and_never_a_fill_value(kit, path):
         (lambda a: a.update(ref_box=a["ref_box"][:, :3]), r"pairs/ref_box: expected shape \(8, 4\)"),
         (lambda a: a.update(sequence=a["sequence"] * 1.0), r"pairs/sequence: expected numbers that cast to int32, found float64"),
         (lambda a: a.update(grey=a["grey"].astype("uint8")), r"pairs/grey: expected numbers that cast to bool, found uint8"),
-        (lambda a: a.update(sequence=a["sequence"] + (np.arange(8) == 5) * 2**40), r"pairs/sequence, pair 13: expected numbers within int32"),
+        (
+            lambda a: a.update(sequence=a["sequence"] + (np.arange(8) == 5) * 2**40),
+            r"pairs/sequence, pair 13: expected numbers within int32",
+        ),
         (lambda a: a["proposals"].__setitem__((3, 2, 1), np.nan), r"pairs/proposals, pair 11: expected finite .*, found nan at \(2, 1\)"),
         (lambda a: a["proposals"].__setitem__((3, 2, 1), -np.inf), r"pairs/proposals, pair 11: expected finite .*, found -inf"),
     ],
@@ -107,7 +110,9 @@ def test_beyond_float16_is_an_error_that_names_the_pair(kit, path):
     assert unit.read(18, 19)["layer3"][0, 1, 0, 2] == 65504
     arrays = {name: kit.numbers(array)[0:8] for name, array in unit.arrays.items()}
     arrays["layer3"][2, 1, 0, 2] = 65520.0
-    with pytest.raises(RunError, match=r"targets/atom/maps/layer3, pair 2: expected finite numbers within float16 \(\+-65504\), found 65520.0"):
+    with pytest.raises(
+        RunError, match=r"targets/atom/maps/layer3, pair 2: expected finite numbers within float16 \(\+-65504\), found 65520.0"
+    ):
         unit.write(0, arrays)
     assert unit.missing() == [0, 1]
 
@@ -118,7 +123,10 @@ def test_beyond_float16_is_an_error_that_names_the_pair(kit, path):
         (lambda crops: None, "pairs: expected crops, found the opposite"),
         (lambda crops: crops[:-1], r"crops: expected 8 pairs \(from pair 8\), found 7"),
         (lambda crops: [*crops[:3], crops[3][:1], *crops[4:]], r"crops, pair 11: expected \(ref, test\), found 1 images"),
-        (lambda crops: [*crops[:3], (crops[3][0], b"PNG"), *crops[4:]], r"crops, pair 11: expected a JPEG file as test crop, found 3 other bytes"),
+        (
+            lambda crops: [*crops[:3], (crops[3][0], b"PNG"), *crops[4:]],
+            r"crops, pair 11: expected a JPEG file as test crop, found 3 other bytes",
+        ),
         (lambda crops: [(ref + bytes(2**20), test) for ref, test in crops], r"crops of pairs 8-15: expected at most 1048576 bytes, found"),
     ],
 )
@@ -137,7 +145,9 @@ def test_a_published_part_is_never_rewritten(kit, path):
     assert kit.tree(path) == before
     arrays = {name: kit.numbers(array)[8:16] for name, array in cache.pairs.arrays.items()}
     arrays["ref_box"][2, 0] += 1
-    with pytest.raises(RunError, match="pairs/ref_box, part 1: expected a part that is not published, found it published with other numbers"):
+    with pytest.raises(
+        RunError, match="pairs/ref_box, part 1: expected a part that is not published, found it published with other numbers"
+    ):
         cache.pairs.write(1, arrays, kit.images()[8:16])
     assert kit.tree(path) == before
 
@@ -261,7 +271,9 @@ def test_any_zarr_opens_it_without_a_warning(kit, tmp_path):
     for array in kit.MAPS:
         assert np.array_equal(group[f"targets/atom/maps/{array.name}"][:], kit.numbers(array).astype("float16"))
     offset, length, jpeg = (group[f"crops/{name}"][:] for name in ("offset", "length", "jpeg"))
-    found = [tuple(jpeg[first : first + size].tobytes() for first, size in zip(*row, strict=True)) for row in zip(offset, length, strict=True)]
+    found = [
+        tuple(jpeg[first : first + size].tobytes() for first, size in zip(*row, strict=True)) for row in zip(offset, length, strict=True)
+    ]
     assert found == kit.images()
     assert group.attrs["identity"]["dataset"] == "demo"
     assert "doc" in group["targets/atom"].attrs

@@ -1,0 +1,80 @@
+"""Several processes create one cache, add one target and write different parts, all at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cache
+from cache import Cache
+from cache.verify import verify
+
+# Each process waits for the same file, then creates, adds and writes the parts that are its own.
+WORKER = """
+import importlib.util, os, sys, time
+from pathlib import Path
+
+spec = importlib.util.spec_from_file_location("kit", sys.argv[1])
+kit = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kit)
+path, mine, go = Path(sys.argv[2]), [int(part) for part in sys.argv[3].split(",")], Path(sys.argv[4])
+os.fsync = lambda handle: None
+kit.images()
+Path(f"{go}.{sys.argv[3]}").touch()
+while not go.exists():
+    time.sleep(0.001)
+cache = kit.create(path)
+unit = kit.add_maps(cache)
+other = kit.add_maps(cache, teacher="other", target="iou", constants={}, teacher_identity={"architecture": "other"})
+for part in mine:
+    kit.write(cache, cache.pairs, part)
+    kit.write(cache, unit, part)
+    kit.write(cache, other, part)
+    cache.add_history({"part": part})
+assert len(cache.pairs.read(*cache.bounds(mine[0]))["grey"])
+"""
+
+
+def together(path: Path, shares: list[str]) -> None:
+    """One process a share, all let go at the same moment."""
+    go = path.parent / f"go-{path.name}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(cache.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", WORKER, str(Path(__file__).with_name("conftest.py")), str(path)]
+    workers = [subprocess.Popen([*command, share, str(go)], env=environment) for share in shares]
+    while not all(Path(f"{go}.{share}").exists() for share in shares):
+        assert all(worker.poll() is None for worker in workers)
+    go.touch()
+    assert [worker.wait(60) for worker in workers] == [0] * len(shares)
+
+
+def test_the_order_of_writers_leaves_no_trace(kit, path):
+    alone = path.with_name(f"alone{path.suffix}")
+    together(alone, ["0,1,2"])
+    together(path, ["2", "1", "0"])
+    one, many = Cache.open(alone), Cache.open(path)
+    assert verify(many) == []
+    assert sorted(record["part"] for record in many.history()) == [0, 1, 2]
+    assert many.pairs.entries() == one.pairs.entries()
+    for name, unit in one.targets().items():
+        assert many.targets()[name].entries() == unit.entries()
+    if path.is_dir():
+        left, right = kit.tree(alone), kit.tree(path)
+        assert left.pop("ledger/history.jsonl") is not None
+        assert right.pop("ledger/history.jsonl") is not None
+        assert left == right
+    assert sorted(place.name for place in path.parent.iterdir() if not place.name.startswith("go-")) == sorted([path.name, alone.name])
+
+
+def test_a_reader_sees_parts_as_others_publish_them(kit, path):
+    kit.create(path)
+    reader, writer = Cache.open(path), Cache.open(path)
+    assert reader.targets() == {}
+    for part in range(3):
+        kit.write(writer, writer.pairs, part)
+        assert reader.pairs.missing() == list(range(part + 1, 3))
+        first, last = reader.bounds(part)
+        assert [bytes(image) for image in reader.read_crops(first, last)[0]] == [pair[0] for pair in kit.images()[first:last]]
+    kit.add_maps(writer)
+    assert set(reader.targets()) == {("atom", "maps")}

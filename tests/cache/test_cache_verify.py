@@ -1,0 +1,208 @@
+"""Every kind of damage is found, named and mended by the command that is told."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import h5py
+import numpy as np
+import pytest
+
+from cache import Cache, collect
+from cache.export import export
+from cache.verify import verify
+from configs.errors import RequestError, RunError
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 16
+    path.write_bytes(content)
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def mend(cache, kit):
+    """What the remedy of a damaged part says."""
+    for action in collect.drop_damaged(cache):
+        action.apply()
+    again = Cache.open(cache.path)
+    for unit in (again.pairs, again.target("atom", "maps")):
+        for part in unit.missing():
+            kit.write(again, unit, part)
+    return again
+
+
+PARTS = [
+    (lambda p: flip(p / "pairs/ref_box/c.1.0", 3), "pairs/ref_box", 1, "8-15", "checksum of the shard differs"),
+    (lambda p: flip(p / "crops/jpeg/c.2", 5000), "crops/jpeg", 2, "16-19", "checksum of the shard differs"),
+    (lambda p: flip(p / "targets/atom/maps/layer3/c.0.0.0.0", 9), "targets/atom/maps/layer3", 0, "0-7", "checksum of the shard differs"),
+    (lambda p: (p / "pairs/grey/c.1").write_bytes(b"x"), "pairs/grey", 1, "8-15", "shard has 1 bytes instead of 44"),
+    (lambda p: (p / "pairs/grey/c.1").unlink(), "pairs/grey", 1, "8-15", "shard is missing"),
+    (lambda p: (p / "ledger/pairs/00001.json").write_text("{"), "ledger/pairs", 1, "8-15", r"expected a ledger entry \(JSON\)"),
+    (lambda p: edit(p / "ledger/pairs/00001.json", lambda e: e.update(pairs=[0, 8])), "ledger/pairs", 1, "8-15", "found one of another"),
+    (lambda p: edit(p / "ledger/pairs/00001.json", lambda e: e.update(fingerprint="x")), "ledger/pairs", 1, "8-15", "found one of another"),
+    (
+        lambda p: edit(p / "ledger/pairs/00001.json", lambda e: e["arrays"].pop("pairs/grey")),
+        "ledger/pairs",
+        1,
+        "8-15",
+        "found one of another",
+    ),
+    (lambda p: (p / "ledger/pairs/00003.json").write_text("{}"), "ledger/pairs", 3, "none", "beyond the last"),
+]
+
+
+@pytest.mark.parametrize("damage, where, part, pairs, text", PARTS)
+def test_a_damaged_part_is_named_and_mended(kit, tmp_path, damage, where, part, pairs, text):
+    path = tmp_path / "cache"
+    whole = kit.tree(kit.fill(path).path)
+    assert verify(Cache.open(path)) == []
+    damage(path)
+    faults = verify(Cache.open(path))
+    assert [(fault.where, fault.part, fault.pairs) for fault in faults if fault.part is not None] == [(where, part, pairs)]
+    assert re.search(text, faults[0].what)
+    assert faults[0].remedy == f"run `python -m cache gc {path} --damaged` and then `make cache`"
+    mend(Cache.open(path), kit)
+    assert kit.tree(path) == whole
+
+
+def test_a_lost_ledger_entry_shows_as_remains(kit, tmp_path):
+    path = tmp_path / "cache"
+    kit.fill(path)
+    (path / "ledger/targets/atom/maps/00001.json").unlink()
+    lines = [fault.line() for fault in verify(Cache.open(path))]
+    assert lines[0].startswith("targets/atom/maps: unfinished, 1 of 3 parts are not published (1); run `make cache`")
+    assert [line.split(":")[0] for line in lines[1:]] == ["targets/atom/maps/layer2/c.1.0.0.0", "targets/atom/maps/layer3/c.1.0.0.0"]
+    assert all("unpublished remains of a part" in line and "--unfinished" in line for line in lines[1:])
+    for action in collect.drop_unfinished(Cache.open(path)):
+        action.apply()
+    assert len(verify(Cache.open(path))) == 1
+    kit.write(Cache.open(path), Cache.open(path).target("atom", "maps"), 1)
+    assert verify(Cache.open(path)) == []
+
+
+@pytest.mark.parametrize(
+    "damage, where, text",
+    [
+        (
+            lambda p: edit(p / "zarr.json", lambda e: e["attributes"]["identity"].update(split="val")),
+            "/",
+            "attributes differ from their seal",
+        ),
+        (
+            lambda p: edit(p / "pairs/zarr.json", lambda e: e["attributes"]["metadata"].clear()),
+            "pairs",
+            "attributes differ from their seal",
+        ),
+        (lambda p: edit(p / "targets/atom/zarr.json", lambda e: e["attributes"]["identity"].clear()), "targets/atom", "attributes differ"),
+        (lambda p: (p / "targets/atom/maps/zarr.json").write_text("{"), "targets/atom/maps", "attributes cannot be read"),
+        (lambda p: (p / "targets/atom/maps/zarr.json").write_text("{}"), "targets/atom/maps", "attributes differ from their seal"),
+        (lambda p: edit(p / "pairs/grey/zarr.json", lambda e: e.update(fill_value=True)), "pairs/grey", "zarr.json differs"),
+        (lambda p: (p / "pairs/grey/zarr.json").unlink(), "pairs/grey", "zarr.json is missing"),
+        (lambda p: flip(p / "targets/atom/maps/constants/projection/c.0.0", 3), "targets/atom/maps", "constants: .* found other numbers"),
+        (lambda p: (p / "notes.txt").write_text("x"), "notes.txt", "foreign file"),
+        (lambda p: (p / "pairs/grey/c.7").write_text("x"), "pairs/grey/c.7", "foreign file"),
+        (lambda p: (p / "pairs/grey/.c.1.abc.tmp").write_text("x"), "pairs/grey/.c.1.abc.tmp", "remains of an interrupted write"),
+    ],
+)
+def test_other_damage_is_named(kit, tmp_path, damage, where, text):
+    path = tmp_path / "cache"
+    kit.fill(path)
+    damage(path)
+    faults = verify(Cache.open(path))
+    assert where in [fault.where for fault in faults]
+    assert re.search(text, next(fault.what for fault in faults if fault.where == where))
+    if where.startswith("targets/atom/maps"):
+        assert "--target atom/maps" in faults[0].remedy
+
+
+def test_damage_never_reaches_a_reader_as_numbers(kit, tmp_path):
+    path = tmp_path / "cache"
+    kit.fill(path)
+    shards = {
+        "pairs/ref_box/c.1.0": lambda cache: cache.pairs.read(8, 16),
+        "crops/jpeg/c.1": lambda cache: cache.read_crops(8, 16),
+        "targets/atom/maps/layer3/c.1.0.0.0": lambda cache: cache.target("atom", "maps").read(8, 16),
+    }
+    for name, read in shards.items():
+        whole = (path / name).read_bytes()
+        for half in (whole[: len(whole) // 2], b"", whole + b"1234", None):
+            (path / name).unlink() if half is None else (path / name).write_bytes(half)
+            with pytest.raises(RunError, match="part 1: expected .*; look at it with `python -m cache verify`"):
+                read(Cache.open(path))
+        (path / name).write_bytes(whole)
+        read(Cache.open(path))
+
+
+def test_offsets_outside_the_part_are_refused(kit, tmp_path):
+    path = tmp_path / "cache"
+    kit.fill(path)
+    flip(path / "crops/offset/c.1.0", 18)
+    with pytest.raises(RunError, match="crops, part 1: expected offsets within the part"):
+        Cache.open(path).read_crops(8, 16)
+
+
+def test_hdf5_damage_is_named_and_mended(kit, tmp_path):
+    path = tmp_path / "cache.h5"
+    entries = kit.fill(path).pairs.entries()
+    assert verify(Cache.open(path)) == []
+    with h5py.File(path) as file:
+        at = file["pairs/ref_box"].id.get_chunk_info(2).byte_offset  # the first chunk of part 1
+    flip(path, at)
+    faults = verify(Cache.open(path))
+    assert [(fault.where, fault.part, fault.pairs, fault.what) for fault in faults] == [
+        ("pairs/ref_box", 1, "8-15", "checksum of the rows differs")
+    ]
+    again = mend(Cache.open(path), kit)
+    assert verify(again) == []
+    assert again.pairs.entries() == entries
+    del again  # a file that is open for reading cannot be opened for writing by the same process
+    with h5py.File(path, "r+") as file:
+        file["foreign"] = np.zeros(3)
+        file["targets/atom/maps/constants/projection"][0, 0] = 5
+        del file["pairs/grey"]
+    faults = {fault.where: fault.what for fault in verify(Cache.open(path)) if fault.part is None}
+    assert faults["foreign"] == "foreign object"
+    assert faults["pairs/grey"] == "dataset is missing"
+    assert "found other numbers" in faults["targets/atom/maps"]
+
+
+def test_deep_finds_what_checksums_bear_out(kit, path):
+    cache = kit.create(path)
+    start, stop = cache.bounds(1)
+    crops = kit.images()[start:stop]
+    crops[3] = (crops[3][0], b"\xff\xd8 no picture at all")
+    cache.pairs.write(1, {name: kit.numbers(array)[start:stop] for name, array in cache.pairs.arrays.items()}, crops)
+    assert ["unfinished" in fault.what for fault in verify(cache)] == [True]
+    assert [fault.what for fault in verify(cache, deep=True) if fault.part == 1] == ["test crop of pair 11 cannot be decoded"]
+
+
+def test_a_copy_goes_on_and_comes_back_byte_by_byte(kit, tmp_path):
+    source = kit.fill(tmp_path / "cache")
+    source.add_history({"seconds": 2})
+    kit.create(tmp_path / "copy.h5")
+    half = Cache.open(tmp_path / "copy.h5")
+    kit.write(half, half.pairs, 1)
+    lines = []
+    copy = export(source, tmp_path / "copy.h5", lines.append)
+    assert lines[:2] == ["pairs: part 1 of 3", "pairs: part 3 of 3"]
+    assert verify(copy) == []
+    assert copy.metadata == source.metadata
+    export(copy, tmp_path / "back")
+    assert kit.tree(tmp_path / "back") == kit.tree(tmp_path / "cache")
+    with pytest.raises(RequestError, match="split: cached .* name another place for the copy"):
+        export(kit.create(tmp_path / "other", identity={**kit.IDENTITY, "split": "val"}), tmp_path / "back")
+
+
+def test_a_copy_of_damage_is_refused(kit, tmp_path):
+    source = kit.fill(tmp_path / "cache")
+    flip(tmp_path / "cache/crops/jpeg/c.1", 100)
+    with pytest.raises(RunError, match="crops/jpeg, part 1: expected sound bytes to copy, found checksum of the shard differs"):
+        export(source, tmp_path / "copy.h5")
+    assert Cache.open(tmp_path / "copy.h5").pairs.missing() == [1, 2]
