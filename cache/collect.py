@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from cache.store import Cache
@@ -53,9 +55,18 @@ def drop_teacher(cache: Cache, name: str) -> list[Action]:
 def drop_unfinished(cache: Cache) -> list[Action]:
     """Drops what killed or failed writers have left: shards without a ledger entry, temporary files."""
     remains = [stray for stray in strays(cache) if stray.what in UNFINISHED]
-    if not remains:
-        return []
-    return [Action(f"{len(remains)} unfinished files", sum(stray.bytes for stray in remains), lambda: cache.backend.sweep(remains))]
+    actions = [_remove(path) for path in sorted(cache.path.parent.glob(f".{cache.path.name}.*.tmp"))]  # of a killed creation
+    if remains:
+        freed = sum(stray.bytes for stray in remains)
+        actions.append(Action(f"{len(remains)} unfinished files", freed, lambda: cache.backend.sweep(remains)))
+    return actions
+
+
+def _remove(path: Path) -> Action:
+    if path.is_file():
+        return Action(str(path), path.stat().st_size, lambda: path.unlink(missing_ok=True))
+    freed = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return Action(str(path), freed, lambda: shutil.rmtree(path, ignore_errors=True))
 
 
 def drop_damaged(cache: Cache) -> list[Action]:

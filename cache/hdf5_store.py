@@ -29,14 +29,14 @@ from cache.layout import DOCS, Group, Stored
 from configs.errors import RunError
 from configs.files import fsync_folder
 
-
 _VERSIONS = ("v108", "v110")  # of the format: read by every HDF5 of the last decade
 
 
 class _Open:
-    """A file that is open for reading. One a process: HDF5 shares what it knows of a file among all that have it open there,
+    """A file that is open for reading, one for all caches of a process.
 
-    so a second handle would go on showing what the first has read before another process changed the file.
+    HDF5 shares what it knows of a file among all handles of a process: a second one would go on showing what the first has
+    read before another process changed the file.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class _Open:
         self.state: tuple[int, ...] = ()  # of the file when it was opened
 
     def close(self) -> None:
-        if self.file is not None and self.state[0] == os.getpid():  # a forked child leaves its parent's file alone
+        if self.file is not None:
             self.file.close()
         self.file = None
 
@@ -114,6 +114,7 @@ class Hdf5Store:
                     yield
                     return
             finally:
+                fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough where a fork has copied the handle
                 os.close(handle)
             with self._locked(fcntl.LOCK_EX):
                 pass
@@ -123,11 +124,12 @@ class Hdf5Store:
         opened = self._open
         with opened.guard, self._locked(fcntl.LOCK_SH):
             stat = self.path.stat()
-            state = (os.getpid(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            state = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
             try:
                 if opened.file is None or state != opened.state:
                     opened.close()
-                    opened.file, opened.state = h5py.File(self.path, "r", locking=False), state
+                    # no chunk cache: reads go by whole chunks, and past it they are copied once less
+                    opened.file, opened.state = h5py.File(self.path, "r", locking=False, rdcc_nbytes=0), state
                 yield opened.file
             except (RuntimeError, ValueError, OSError) as error:
                 what = f"{self.path}: expected a sound HDF5 file, found {error}"

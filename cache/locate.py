@@ -9,7 +9,7 @@ from typing import Any
 
 from cache.identity import diff
 from cache.store import HDF5_SUFFIXES, Cache, is_cache
-from configs.errors import RequestError
+from configs.errors import RequestError, TeachOnceError
 
 
 def caches_below(folder: str | os.PathLike[str], depth: int = 3) -> Iterator[Path]:
@@ -35,14 +35,14 @@ def find(
 
     RequestError, ending in `remedy`, if there is none: with the differences to the nearest cache, or saying that there is no cache.
     """
-    caches, skipped = [], tuple(ignore)
+    caches, unreadable, skipped = [], "", tuple(ignore)
     for path in caches_below(cache_dir):
         try:
             caches.append(Cache.open(path))
-        except RequestError:
-            continue  # of another layout version: not usable, and not the nearest to anything
+        except TeachOnceError as error:  # damaged, or of another layout version: no reason not to use another one
+            unreadable += f" ({error})"
     if not caches:
-        raise RequestError(f"{cache_dir}: expected a cache below it, found none; {remedy}")
+        raise RequestError(f"{cache_dir}: expected a cache below it, found none{unreadable}; {remedy}")
     lines = {cache: diff(cache.identity, wanted, ignore=skipped) for cache in caches}
     fitting = [cache for cache in caches if not lines[cache]]
     if fitting:

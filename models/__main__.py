@@ -46,6 +46,7 @@ def parser() -> Parser:
         choices=("float32", "float16", "bfloat16"),
         help="type of the parameters in a .safetensors (default: as read, in float32)",
     )
+    other.add_argument("--trim", action="store_true", help="leave out the stages that are never run (.safetensors)")
     other.add_argument("--legacy", action="store_true", help="write a .pth.tar that PyTorch before 1.6 reads too")
 
     graphs = commands.add_parser(
@@ -65,7 +66,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.command == "show":
         _show(options.file, options.crop_size, options.json)
     elif options.command == "convert":
-        architecture = convert(options.input, options.output, getattr(torch, options.dtype) if options.dtype else None, options.legacy)
+        architecture = convert(
+            options.input, options.output, getattr(torch, options.dtype) if options.dtype else None, options.legacy, options.trim
+        )
         print(f"{options.output}: {architecture}, {Path(options.output).stat().st_size / 1e6:.2f} MB")
     else:
         tracker, _ = load_tracker(options.input)

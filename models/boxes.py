@@ -74,11 +74,12 @@ def box_iou(a: Any, b: Any) -> Any:
     return inter / where(union > 0, union, union * 0 + 1)
 
 
-def draw_proposals(test_box: np.ndarray, seed: int, first: int, stream0: int, pairs: Pairs) -> np.ndarray:
+def draw_proposals(test_box: np.ndarray, seed: int, first: int | np.ndarray, stream0: int, pairs: Pairs) -> np.ndarray:
     """N perturbed boxes around each test box (ATOM, arXiv:1811.07628; numbers of `pairs`).
 
-    test_box (n, 4) float64 with positive sides; row i belongs to pair first + i; the streams stream0 ... stream0 + PROPOSAL_STREAMS - 1 of
-    `seed` are used. Returns (n, N, 4) float32; a row is a pure function of (seed, stream0, first + i, its box), whatever its neighbours.
+    test_box (n, 4) float64 with positive sides; row i belongs to pair first + i, or to first[i] where `first` is an ascending int array
+    (n,); the streams stream0 ... stream0 + PROPOSAL_STREAMS - 1 of `seed` are used. Returns (n, N, 4) float32; a row is a pure function
+    of (seed, stream0, its pair, its box), whatever its neighbours.
 
     A proposal picks sigma uniformly from `proposal_sigmas`. A try adds N(0, sigma * sqrt(w * h)) to the centre's x and y, to w and to h; a
     side <= 1 becomes U(0.15, 0.5) times the original side; (x, y, w, h) is rounded to integers, half to even; a side <= 1 after rounding
@@ -88,15 +89,16 @@ def draw_proposals(test_box: np.ndarray, seed: int, first: int, stream0: int, pa
     RunError: a box that is not finite or has a side <= 0.
     """
     box = np.asarray(test_box, np.float64)
+    numbers = np.asarray(first) + (np.arange(len(box)) if np.ndim(first) == 0 else 0)
     bad = np.flatnonzero(~(np.isfinite(box).all(axis=1) & (box[:, 2:] > 0).all(axis=1)))
     if bad.size:
         raise RunError(
-            f"expected test boxes with finite numbers and positive sides, found {box[bad[0]].tolist()} at pair {first + int(bad[0])};"
+            f"expected test boxes with finite numbers and positive sides, found {box[bad[0]].tolist()} at pair {int(numbers[bad[0]])};"
             " leave such annotations out of the pair set"
         )
     count = pairs.proposals
     sigmas = np.asarray(pairs.proposal_sigmas, np.float64)
-    picked = counter_uniform(seed, stream0, first, len(box), count)
+    picked = _of_rows(counter_uniform, seed, stream0, numbers, count)
     scale = sigmas[(picked * len(sigmas)).astype(np.int64)] * np.sqrt(box[:, 2] * box[:, 3])[:, None]
     result = np.zeros((len(box), count, 4), np.float64)
     open_ = np.ones((len(box), count), bool)
@@ -105,8 +107,8 @@ def draw_proposals(test_box: np.ndarray, seed: int, first: int, stream0: int, pa
         if not rows.size:
             break
         stream = stream0 + 1 + 2 * attempt
-        normal = _of_rows(counter_normal, seed, stream, first, rows, 4 * count).reshape(-1, count, 4)
-        uniform = _of_rows(counter_uniform, seed, stream + 1, first, rows, 4 * count).reshape(-1, count, 2, 2)
+        normal = _of_rows(counter_normal, seed, stream, numbers[rows], 4 * count).reshape(-1, count, 4)
+        uniform = _of_rows(counter_uniform, seed, stream + 1, numbers[rows], 4 * count).reshape(-1, count, 2, 2)
         tried = _perturb(box[rows], scale[rows], normal, uniform)
         result[rows] = np.where(open_[rows][..., None], tried, result[rows])
         open_[rows] &= box_iou(result[rows], box[rows][:, None]) <= pairs.proposal_min_iou
@@ -126,7 +128,7 @@ def _perturb(box: np.ndarray, scale: np.ndarray, normal: np.ndarray, uniform: np
     return np.concatenate([corner, np.where(sides <= 1, small[:, :, 1], sides)], axis=-1)
 
 
-def _of_rows(draw: Any, seed: int, stream: int, first: int, rows: np.ndarray, numbers: int) -> np.ndarray:
-    """`draw` for the pairs first + rows (ascending) only: one request for each run of neighbouring rows."""
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
-    return np.concatenate([draw(seed, stream, first + int(run[0]), len(run), numbers) for run in runs])
+def _of_rows(draw: Any, seed: int, stream: int, rows: np.ndarray, numbers: int) -> np.ndarray:
+    """`draw` for these rows (ascending) only: one request for each run of neighbouring rows."""
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+    return np.concatenate([draw(seed, stream, int(run[0]) if len(run) else 0, len(run), numbers) for run in runs])

@@ -39,10 +39,11 @@ def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise RequestError(f"expected a checkpoint file, found {'a folder' if path.is_dir() else 'nothing'} at {path}; correct the path")
     with open(path, "rb") as stream:
         head = stream.read(16)
-    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
-        state, metadata = _pickled_state(path, read_pickled(path))
-    elif head[8:9] == b"{":
+    # Safetensors first: the length that it begins with may look like the first byte of a pickle.
+    if head[8:9] == b"{":
         state, metadata = _safetensors_state(path)
+    elif head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+        state, metadata = _pickled_state(path, read_pickled(path))
     else:
         raise RequestError(f"expected a safetensors or PyTorch checkpoint, found {path}, which is neither; give another file")
     while len(prefixes := [prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in state)]) and state:
@@ -63,21 +64,26 @@ def _pickled_state(path: Path, contents: Contents) -> tuple[dict[str, Tensor], d
     root = contents.root
     holder = next((root[key] for key in STATE_KEYS if isinstance(root.get(key), dict)), root) if isinstance(root, dict) else {}
     if not any(isinstance(value, LazyTensor) for value in holder.values()):
-        found = f"a dict of {', '.join(map(str, list(root)[:8])) or 'nothing'}" if isinstance(root, dict) else f"one {_kind(root)}"
+        found = (
+            f"a dict of {', '.join(key for key in list(root)[:8] if isinstance(key, str)) or 'nothing'}"
+            if isinstance(root, dict)
+            else f"one {_kind(root)}"
+        )
         raise RequestError(f"expected parameters by name (or under {' or '.join(STATE_KEYS)}) in {path}, found {found}; give another file")
     state = {}
     for name, value in holder.items():
-        if not isinstance(value, LazyTensor):
+        if not isinstance(value, LazyTensor) or not isinstance(name, str):
             raise RequestError(f"expected only tensors among the parameters of {path}, found {name!r}: {_kind(value)}; give another file")
         try:
-            state[str(name)] = contents.tensor(value)
-        except OSError:
-            raise
+            state[name] = contents.tensor(value)
         except Exception as error:  # the file's description of a tensor may be wrong in any way
             raise damaged(path, error) from error
     metadata = {"file": contents.form}
     if holder is not root:
-        metadata |= {key: str(root[key]) for key in ("net_type", "epoch") if isinstance(root.get(key), str | int)}
+        if isinstance(root.get("net_type"), str):
+            metadata["net_type"] = root["net_type"]
+        if isinstance(root.get("epoch"), int) and abs(root["epoch"]) < 2**63:
+            metadata["epoch"] = str(root["epoch"])
         constructor = getattr(root.get("constructor"), "state", None)
         if isinstance(constructor, dict) and isinstance(constructor.get("fun_name"), str):
             metadata["constructor"] = constructor["fun_name"]

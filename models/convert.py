@@ -15,7 +15,7 @@ import torch
 
 from configs.errors import RequestError
 from configs.files import write_atomic
-from models.checkpoint import guess_architecture, load_state, read_state, save_weights
+from models.checkpoint import _optional, guess_architecture, load_state, read_state, save_weights
 from models.tracker import ARCHITECTURES, Tracker, build
 
 CONSTRUCTOR_MODULE = "ltr.admin.model_constructor"
@@ -33,11 +33,11 @@ def load_tracker(path: str | Path) -> tuple[Tracker, dict[str, str]]:
     return tracker.eval(), metadata
 
 
-def convert(source: str | Path, target: str | Path, dtype: torch.dtype | None = None, legacy: bool = False) -> str:
+def convert(source: str | Path, target: str | Path, dtype: torch.dtype | None = None, legacy: bool = False, trim: bool = False) -> str:
     """Reads any file that `read_state` takes and writes `target`, its form by its suffix; returns the architecture.
 
     .safetensors: `dtype` casts the parameters. .pth, .pth.tar: PyTracking's form, always float32; `legacy` writes the form
-    that PyTorch before 1.6 reads. RequestError for another suffix.
+    that PyTorch before 1.6 reads. trim (safetensors): without the stages that are never run. RequestError for another suffix.
     """
     target = Path(target)
     if not target.name.endswith(SUFFIXES):
@@ -50,7 +50,8 @@ def convert(source: str | Path, target: str | Path, dtype: torch.dtype | None = 
     tracker, metadata = load_tracker(source)
     if packed:
         kept = {key: value for key, value in metadata.items() if key not in ("file", "format", "foreign")}
-        save_weights(tracker, target, dtype, kept)
+        state = {name: value for name, value in tracker.state_dict().items() if not (trim and _optional(tracker.architecture, name))}
+        save_weights(state, target, dtype, {**kept, "architecture": tracker.architecture})
     else:
         save_pytracking(tracker, target, legacy)
     return tracker.architecture

@@ -29,6 +29,8 @@ from torch import Tensor
 from configs.errors import RequestError, TeachOnceError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+EXPANDED = 2**20
+"""A tensor may repeat its numbers (stride 0) up to this many: no honest one needs more, and a hostile one could fill the memory."""
 DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -41,11 +43,12 @@ DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+TYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*DTYPES.values(), torch.uint16, torch.uint32, torch.uint64)}
 # What settings and statistics are made of: containers that are rebuilt, and parts of the standard library that stay inert.
-PLAIN_BUILTINS = {kind.__name__: kind for kind in (bool, complex, dict, float, frozenset, int, list, set, str, tuple)}
+PLAIN_BUILTINS = {kind.__name__: kind for kind in (bool, complex, dict, float, frozenset, int, list, set, tuple)}
 PLAIN_MODULES = {"argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "pathlib._local", "uuid"}
 PLAIN_NAMES = {
-    *(f"builtins.{name}" for name in ("bytearray", "bytes", "object", "range", "slice")),
+    *(f"builtins.{name}" for name in ("bytearray", "bytes", "object", "range", "slice", "str")),
     "functools.partial",
     "types.SimpleNamespace",
 }
@@ -139,12 +142,15 @@ KNOWN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter_with_state"): _Call(lambda data, *_: data),
     ("torch._tensor", "_rebuild_from_type_v2"): _Call(_subclass),
     ("copyreg", "_reconstructor"): _Call(_reconstruct),
-    ("_codecs", "encode"): _Call(lambda text, *_: str(text).encode("latin1", "replace")),
+    ("_codecs", "encode"): _Call(lambda text, *_: text.encode("latin1", "replace") if isinstance(text, str) else b""),
 }
 
 
-class InertUnpickler(pickle.Unpickler):
-    """Unpickles to plain containers, `LazyTensor` and `Foreign`; `foreign` lists the names of the unknown ones met."""
+class InertUnpickler(pickle._Unpickler):
+    """Unpickles to plain containers, `LazyTensor` and `Foreign`; `foreign` lists the names of the unknown ones met.
+
+    The unpickler in Python is taken, not the one in C: that one allocates whatever memory a number in the file asks for.
+    """
 
     def __init__(self, stream: IO[bytes], source: Path) -> None:
         super().__init__(stream, encoding="latin1")
@@ -158,8 +164,8 @@ class InertUnpickler(pickle.Unpickler):
             return KNOWN[module, name]
         if module in ("torch", "torch.cuda", "torch.storage") and name in (*DTYPES, "UntypedStorage"):
             return DTYPES.get(name, torch.uint8)
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
+        if module == "torch" and name in TYPES:
+            return TYPES[name]
         if module == "builtins" and name in PLAIN_BUILTINS:
             return PLAIN_BUILTINS[name]
         origin = f"{module}.{name}"
@@ -205,6 +211,8 @@ class Contents:
         content = self.record(storage.key)
         count = len(content) // dtype.itemsize
         first = storage.start + lazy.offset
+        if math.prod(lazy.shape) > max(count, EXPANDED):
+            raise ValueError("a tensor of more numbers than the file holds")
         last = first + sum((n - 1) * step for n, step in zip(lazy.shape, lazy.stride, strict=True))
         if math.prod(lazy.shape) == 0:
             return torch.empty(tuple(lazy.shape), dtype=dtype)
@@ -216,9 +224,10 @@ class Contents:
 
 def read_pickled(path: Path) -> Contents:
     """Reads a .pth file of either PyTorch form. RequestError where it is damaged, or names a function to run."""
+    content = path.read_bytes()
     try:
-        return _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
-    except (TeachOnceError, OSError):
+        return _read_zip(content, path) if content.startswith(b"PK") else _read_legacy(content, path)
+    except TeachOnceError:
         raise
     except Exception as error:  # a damaged or hostile stream may make the unpickler raise anything
         raise damaged(path, error) from error
@@ -232,47 +241,36 @@ def damaged(path: Path, error: Exception) -> RequestError:
     )
 
 
-def _read_zip(path: Path) -> Contents:
+def _read_zip(content: bytes, path: Path) -> Contents:
     """torch >= 1.6: <prefix>/data.pkl, and the bytes of storage k in <prefix>/data/<k>."""
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        if len(names) != 1:
-            raise ValueError("no data.pkl in the archive")
-        prefix = names[0].removesuffix("data.pkl")
-        if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
-            raise ValueError("numbers in big-endian order")
-        unpickler = InertUnpickler(io.BytesIO(archive.read(names[0])), path)
-        root = unpickler.load()
-
-    def record(key: str) -> bytes:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(f"{prefix}data/{key}")
-
-    return Contents(root, "PyTorch", unpickler.foreign, record)
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    if len(names) != 1:
+        raise ValueError("no data.pkl in the archive")
+    if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+        raise ValueError("compressed records, which torch.save does not write")
+    prefix = names[0].removesuffix("data.pkl")
+    if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
+        raise ValueError("numbers in big-endian order")
+    unpickler = InertUnpickler(io.BytesIO(archive.read(names[0])), path)
+    return Contents(unpickler.load(), "PyTorch", unpickler.foreign, lambda key: archive.read(f"{prefix}data/{key}"))
 
 
-def _read_legacy(path: Path) -> Contents:
+def _read_legacy(content: bytes, path: Path) -> Contents:
     """torch < 1.6: five pickles (magic number, protocol, system, object, storage keys), then a count and the bytes of each storage."""
-    with open(path, "rb") as stream:
-        if InertUnpickler(stream, path).load() != LEGACY_MAGIC:
-            raise ValueError("a pickle that torch.save did not write")
-        InertUnpickler(stream, path).load()
-        if not InertUnpickler(stream, path).load().get("little_endian", True):
-            raise ValueError("numbers in big-endian order")
-        unpickler = InertUnpickler(stream, path)
-        root = unpickler.load()
-        places: dict[str, tuple[int, int]] = {}
-        for key in InertUnpickler(stream, path).load():
-            (count,) = struct.unpack("<q", stream.read(8))
-            places[key] = (stream.tell(), count * unpickler.dtypes[key].itemsize)
-            stream.seek(places[key][1], io.SEEK_CUR)
-        if stream.tell() > path.stat().st_size:
+    stream = io.BytesIO(content)
+    if InertUnpickler(stream, path).load() != LEGACY_MAGIC:
+        raise ValueError("a pickle that torch.save did not write")
+    InertUnpickler(stream, path).load()
+    if not InertUnpickler(stream, path).load().get("little_endian", True):
+        raise ValueError("numbers in big-endian order")
+    unpickler = InertUnpickler(stream, path)
+    root = unpickler.load()
+    records: dict[str, bytes] = {}
+    for key in InertUnpickler(stream, path).load():
+        (count,) = struct.unpack("<q", stream.read(8))
+        length = count * unpickler.dtypes[key].itemsize
+        if not 0 <= length <= len(content) - stream.tell():
             raise ValueError("the file ends inside a tensor")
-
-    def record(key: str) -> bytes:
-        start, length = places[key]
-        with open(path, "rb") as stream:
-            stream.seek(start)
-            return stream.read(length)
-
-    return Contents(root, "PyTorch legacy", unpickler.foreign, record)
+        records[key] = stream.read(length)
+    return Contents(root, "PyTorch legacy", unpickler.foreign, records.__getitem__)

@@ -9,7 +9,7 @@ block = (split * 256 + attempt) with train 0 and val 1; within it
     1       4 normal: log size of the jittered boxes, (image, w / h)
     2       4 uniform: centre of the jittered boxes, (image, x / y)
     3       3 uniform: grey, brightness of ref, of test
-    4, 5    uniform: what a synthetic source makes the ref frame from, the test frame from
+    4, 5    uniform: what a synthetic source makes the ref frame from, the test frame from (what both share: stream 4)
     1024-   proposals (`models.boxes.PROPOSAL_STREAMS` streams)
 
 An attempt above 0 replaces a pair whose frames could not be used.
@@ -87,6 +87,7 @@ def _draw(dataset: Dataset, pairs: Pairs, first: int, count: int, training: bool
     block = ((0 if training else 1) * ATTEMPTS + attempt) * BLOCK
     sequence, frame = _choose(dataset, pairs, counter_uniform(pairs.seed, block + CHOICE, first, count, 3))
     random = np.stack([counter_uniform(pairs.seed, block + SYNTHETIC + k, first, count, dataset.source.numbers) for k in (0, 1)], axis=1)
+    random[:, 1, : dataset.source.shared] = random[:, 0, : dataset.source.shared]
     box = dataset.boxes[dataset.offsets[sequence][:, None] + frame]
     if dataset.source.numbers:
         _synthetic_boxes(dataset, sequence, frame, random, box)

@@ -49,9 +49,9 @@ def flip_boxes(boxes: np.ndarray, flip: np.ndarray, crop_size: int) -> np.ndarra
     return mirrored
 
 
-def fresh_proposals(test_box: np.ndarray, seed: int, first: int, pairs: Pairs) -> np.ndarray:
-    """New proposals (n, N, 4) float32 around test_box (n, 4), of positions first ... first + n - 1."""
-    return draw_proposals(test_box.astype(np.float64), seed, first, _PROPOSALS, pairs)
+def fresh_proposals(test_box: np.ndarray, seed: int, positions: int | np.ndarray, pairs: Pairs) -> np.ndarray:
+    """New proposals (n, N, 4) float32 around test_box (n, 4): of these positions (n,), ascending, or of n from the first on."""
+    return draw_proposals(test_box.astype(np.float64), seed, positions, _PROPOSALS, pairs)
 
 
 def is_fresh(seed: int, step: int, mix: float) -> bool:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from cache import Cache, Unit
+from configs.errors import RunError
 from configs.schema import Pairs as PairsSection
 from kdlosses.pairs import Pairs
-from models.preprocess import CropBatch, make_decoder
+from models.preprocess import BrokenCrop, CropBatch, make_decoder
 from models.preprocess.decoder import Kind
 from train.augment import draw_fresh, flip_boxes, fresh_proposals, is_fresh
 
@@ -137,7 +138,10 @@ class Feed:
         RunError: a part that is not published, a crop that is no JPEG of the size; IndexError past the end.
         """
         began = time.perf_counter()
-        images = self._decoder.batch(step)
+        try:
+            images = self._decoder.batch(step)
+        except BrokenCrop as error:
+            raise self._named(error, self._given.pop(step)) from error
         one = self._given.pop(step)
         for old in [key for key in (*self._given, *self._futures) if key < step]:
             self._given.pop(old, None)
@@ -154,6 +158,15 @@ class Feed:
         """Ends the threads."""
         self._decoder.close()
         self._reader.shutdown(cancel_futures=True)
+
+    def _named(self, error: BrokenCrop, one: _Assembled) -> RunError:
+        """The decoder's error by cache and pair."""
+        which, at = divmod(error.number, self.batch_size)
+        path, size = self.caches[one.source[at]].path, self.section.crop_size
+        return RunError(
+            f"{path}, pair {one.pair[at]}, {('ref', 'test')[which]} crop: expected a JPEG of {size} x {size}, found {error.found};"
+            f" look for the damage with `make verify CACHE={path}`"
+        )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
@@ -186,18 +199,12 @@ class Feed:
             grey, brightness, flip, blur = fresh.grey[mine], fresh.brightness[mine], fresh.flip[mine], fresh.blur[mine]
             for name in ("ref_box", "test_box"):
                 rows[name] = flip_boxes(rows[name], flip, self.section.crop_size)
-            rows["proposals"] = self._new_proposals(rows["test_box"], first, mine)
+            rows["proposals"] = fresh_proposals(rows["test_box"], self.seed, first + mine, self.section)
         elif self.augment == "none":
             grey, brightness = np.zeros_like(grey), np.ones_like(brightness)
         both = (np.ascontiguousarray(brightness.T, np.float32).reshape(-1), np.tile(grey, 2), np.tile(flip, 2))
         crops = CropBatch([*refs, *tests], *both, np.ascontiguousarray(blur.T).reshape(-1))
         return _Assembled(crops, rows, targets, valid, self.is_fresh(step), source, pair)
-
-    def _new_proposals(self, test_box: np.ndarray, first: int, mine: np.ndarray) -> np.ndarray:
-        # drawn row by row of the whole step, so that a pair's proposals do not depend on the number of processes
-        return np.concatenate(
-            [fresh_proposals(test_box[row : row + 1], self.seed, first + int(at), self.section) for row, at in enumerate(mine)]
-        )
 
     def _gather(
         self, source: np.ndarray, pair: np.ndarray, fresh: bool

@@ -46,12 +46,13 @@ def _tile(sample: Sample, index: int) -> np.ndarray:
     _box(test, pairs.test_box[index], scale, TARGET)
     answers = [("student", STUDENT, sample.student)] + ([("teacher", TEACHER, sample.teacher)] if sample.teacher is not None else [])
     words: list[str] = []
-    for name, colour, prediction in reversed(answers):
+    for name, colour, prediction in answers:
         chosen = chosen_boxes(prediction[one], alone)
+        # the student first and thick, so that a teacher of the same choice is seen on top
         _box(test, chosen[0], scale, colour, thickness=2 if name == "student" else 1)
         overlap = float(box_iou(chosen, truth)[0])
         guess = f" (says {float(prediction[index].max() + 1) / 2:.2f})" if prediction.ndim == 2 else ""
-        words.insert(0, f"{name}: IoU {overlap:.2f}{guess}")
+        words.append(f"{name}: IoU {overlap:.2f}{guess}")
     width = 2 * SIDE + 3 * GAP
     tile = np.full((SIDE + LINE + 2 * GAP, width, 3), PAPER, np.uint8)
     tile[LINE : LINE + SIDE, GAP : GAP + SIDE] = ref

@@ -129,9 +129,12 @@ def _cached_or_online(config: Config, targets: tuple[str, ...], held: Held, weig
     missing = {target: reason for target in targets if (reason := held.get(target, ABSENT))}
     if missing and (config.train.teacher == "cached" or weights is None):
         found = "; ".join(f"{target}: {reason}" for target, reason in missing.items())
-        other = "" if config.train.teacher == "cached" else ", or give the teacher's weights with teacher.weights=FILE to compute it online"
+        other = "" if weights is not None else " (with the TEACHER=FILE that the cache was made with)"
+        if config.train.teacher != "cached":
+            other += ", or give the teacher's weights with teacher.weights=FILE to compute it online"
+        name = (config.teacher.name or config.teacher.architecture) if config.teacher is not None else "(none)"
         raise RequestError(
-            f"teacher targets of the {split} cache: expected {', '.join(missing)}, found {found};"
+            f"teacher {name}: expected its targets {', '.join(missing)} in the {split} cache, found {found};"
             f" run `{cache_command(config, split)}` to add it{other}"
         )
     return Sources(tuple(t for t in targets if t not in missing), tuple(missing))
@@ -216,7 +219,8 @@ def _changes(config: Config, plain: Config) -> list[str]:
 
 def _leaves(key: str, value: object, old: object) -> list[str]:
     if not isinstance(value, dict):
-        return [f"{key}={yaml_value(tuple(value) if isinstance(value, list) else value)}"]
+        # without spaces: ARGS is cut at them
+        return [f"{key}={yaml_value(tuple(value) if isinstance(value, list) else value)}".replace(", ", ",")]
     before = old if isinstance(old, dict) else {}
     return [
         line for name, inner in value.items() if not before or inner != before.get(name) for line in _leaves(f"{key}.{name}", inner, None)

@@ -13,9 +13,23 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's colours, told apart by most eyes.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#B8A000", "#000000")
+# Okabe and Ito's colours, told apart by most eyes, and a few more.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#7F7F7F",
+    "#B8A000",
+    "#000000",
+    "#5D3A9B",
+    "#8C510A",
+    "#66C2A5",
+)
 TEACHER_INK = "#444444"
 MEASURES = (("iou_error", "IoU error (lower is better)"), ("correlation", "Correlation with true IoU"))
 
@@ -44,7 +58,10 @@ def loss_curves(curves: Sequence[Curve], path: Path) -> None:
         ink = inks[curve.setting]
         name = None if curve.setting in named else curve.setting
         named.add(curve.setting)
-        axes.plot([r["step"] for r in curve.train], [r["loss"] for r in curve.train], color=ink, lw=1, alpha=0.7, label=name)
+        # another phase is another objective: its curve starts anew
+        for phase in sorted({r["phase"] for r in curve.train}):
+            points = [(r["step"], r["loss"]) for r in curve.train if r["phase"] == phase]
+            axes.plot(*zip(*points, strict=True), color=ink, lw=1, alpha=0.7, label=name if phase == 1 else None)
         axes.plot([r["step"] for r in curve.val], [r["loss"] for r in curve.val], "o", color=ink, ms=4, mec="white", mew=0.5)
     axes.set(yscale="log", xlabel="step", ylabel="loss (weighted sum)")
     axes.set_title("Loss: lines training, dots validation (settings have different objectives)", fontsize=10, loc="left")
@@ -71,6 +88,7 @@ def agreement_curves(curves: Sequence[Curve], path: Path) -> None:
         if teacher is not None:
             panel.axhline(teacher, color=TEACHER_INK, ls="--", lw=1, label="teacher")
         panel.set(xlabel="epoch")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.set_title(title, fontsize=10, loc="left")
         _finish(panel)
     figure.savefig(path, dpi=120)

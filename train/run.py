@@ -27,7 +27,7 @@ from train.log import RunLog
 from train.loop import PhaseLoop, Setup
 from train.online import OnlineTeacher, check_cache, decoder_note
 from train.plan import Plan, make_plan
-from train.sources import Sources, adopt_projection, held, objectives, open_sources, resolve_dataset
+from train.sources import DEMO_TEACHER, Sources, adopt_projection, held, objectives, open_sources, resolve_dataset
 from train.students import Students, build_students
 
 # What may differ between the beginning and the rest of a run: none of it is meant to change a number.
@@ -105,7 +105,15 @@ def prepare(config: Config) -> tuple[Sources, list[Objective], Plan]:
         {name: why for one in objective for name, why in held(caches, sources.teacher, one).items()}
         for caches in (sources.train, sources.val)
     )
-    return sources, objective, make_plan(config, needs, train, val, str(weights) if weights else None)
+    return sources, objective, make_plan(_with_weights(config, sources), needs, train, val, str(weights) if weights else None)
+
+
+def _with_weights(config: Config, sources: Sources) -> Config:
+    """The configuration with the teacher's file that was found, so that a command which adds targets names it."""
+    source = sources.teacher
+    if config.teacher is None or source is None or source.weights in (None, DEMO_TEACHER):
+        return config
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update={"weights": str(source.weights)})})
 
 
 def _train(config: Config, folder: Path, device: torch.device, rank: int, world: int) -> None:

@@ -48,6 +48,14 @@ class CropBatch(NamedTuple):
 Source = Callable[[int], CropBatch]
 
 
+class BrokenCrop(RunError):
+    """An image that is no crop: its number in the batch (refs first), and what was found; who knows the pair names it (`Feed`)."""
+
+    def __init__(self, message: str, number: int, found: str) -> None:
+        super().__init__(message)
+        self.number, self.found = number, found
+
+
 class Decoder(ABC):
     """Batches of network input by index; what follows is decoded while the caller works.
 
@@ -118,13 +126,13 @@ class Decoder(ABC):
             if len(jpeg) < 4 or jpeg[0] != 0xFF or jpeg[1] != 0xD8 or jpeg[-2] != 0xFF or jpeg[-1] != 0xD9:
                 raise self.broken(index, number, f"{len(jpeg)} bytes that are not a whole JPEG file")
 
-    def broken(self, index: int, number: int, found: str) -> RunError:
+    def broken(self, index: int, number: int, found: str) -> BrokenCrop:
         """The error about image `number` of batch `index`."""
         half = self.images // 2
         which = f"{'ref' if number < half else 'test'} crop of pair {number % half if half else 0} of the batch"
-        return RunError(
-            f"batch {index}, {which}: expected a JPEG of {self.size} x {self.size}, found {found};"
-            " look for the damage with `make verify CACHE=PATH`"
+        expected = f"expected a JPEG of {self.size} x {self.size}"
+        return BrokenCrop(
+            f"batch {index}, {which}: {expected}, found {found}; look for the damage with `make verify CACHE=PATH`", number, found
         )
 
     @abstractmethod

@@ -84,6 +84,8 @@ def scan(root: Path, split: str, options: dict[str, Any], masks: bool) -> Table:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             name = item.get("id") if isinstance(item, dict) else None
             problems.append(Problem(str(file), 0, f"{key[:-1]} {name}: expected COCO's fields, found {_short(error)}; mend it or drop it"))
+    if not images:
+        raise Fault(str(file), 0, "expected COCO's `images` and `annotations`, found no image; restore the file or set `annotations`")
     listed = len(found) + len(problems)
     problems += _missing(file, folder, images, found)
     return _table(root, folder, images, found, problems, listed, masks)
@@ -161,6 +163,8 @@ def _items(path: str, wanted: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
 
     try:
         place = expect("{", skip(0))
+        start = skip(place + 1)
+        place = start if text[start : start + 1] == "}" else place
         while text[place] != "}":
             key, place = decoder.raw_decode(text, skip(place + 1))
             place = skip(expect(":", skip(place)) + 1)

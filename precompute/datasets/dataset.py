@@ -24,6 +24,7 @@ class Source(Protocol):
     """Where pixels come from: small and picklable, it is what a worker process gets of a data set."""
 
     numbers: int  # uniform random numbers that one frame is made from; 0: frames are files
+    shared: int  # of them, the first ones, which both frames of a pair share
 
     def path(self, sequence: int, frame: int) -> Path:
         """File of a frame (for a still-image source: of the image it is made from)."""
@@ -38,7 +39,7 @@ class Source(Protocol):
 class FileSource:
     """Frames that are files: root/folder/name."""
 
-    numbers = 0
+    numbers = shared = 0
 
     def __init__(self, root: str, folders: Sequence[str], names: Sequence[str]) -> None:
         """folders, names: one string a sequence, the names packed by `text.pack_names`."""

@@ -67,11 +67,12 @@ def _folder(root: Path, split: str, options: Options) -> list[Located]:
 def _lasot(root: Path, split: str, options: Options) -> list[Located]:
     """`<class>/<class>-<n>/`, the sequences that the split file names (a must: LaSOT's folders mix train and test)."""
     default = "training_set.txt" if split == "train" else "testing_set.txt"
-    names = read_list(str(find_split_file(root, str(options.get("split_file", default)))))
+    split_file = str(find_split_file(root, str(options.get("split_file", default))))
+    names = read_list(split_file)
     located = []
     for line, name in enumerate(names, 1):
         if "-" not in name:
-            raise Fault(str(options.get("split_file", default)), line, f"expected <class>-<number>, found '{name[:60]}'; mend the line")
+            raise Fault(split_file, line, f"expected <class>-<number>, found '{name[:60]}'; mend the line")
         folder = f"{name.rpartition('-')[0]}/{name}"
         labels = (f"{folder}/full_occlusion.txt", f"{folder}/out_of_view.txt")
         located.append(Located(name, f"{folder}/img", f"{folder}/groundtruth.txt", labels))

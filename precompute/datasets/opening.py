@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ import numpy as np
 from configs.errors import RequestError, nearest
 from configs.files import fingerprint
 from configs.load import dataset_entry
+from precompute.datasets import coco, stills
 from precompute.datasets.dataset import Dataset, FileSource
-from precompute.datasets.layouts import LAYOUTS, narrow
+from precompute.datasets.layouts import LAYOUTS, pick
 from precompute.datasets.scan import scan, signature
 from precompute.datasets.table import Table
 from precompute.datasets.text import Fault
 
-KINDS = tuple(LAYOUTS)
+_STILL = ("coco", "coco_synth", "coco_blend")
+KINDS = (*LAYOUTS, *_STILL)
 _COMMON = ("kind", "root", "split_file", "skip_faulty")
 # raised whenever the same files give another table
 _INDEX_VERSION = 1
@@ -67,6 +70,11 @@ def open_entry(name: str, entry: Mapping[str, Any], split: str, *, fresh: bool =
 
 
 def _dataset(name: str, kind: str, root: Path, split: str, table: Table, dropped: int) -> Dataset:
+    if kind == "coco_synth" and "masks" not in table.extra:
+        table = stills.single_frames(table)
+    if kind == "coco_blend":
+        table = stills.pasteable(name, table)
+    source = stills.source(kind, root, table)
     return Dataset(
         name=name,
         kind=kind,
@@ -76,10 +84,11 @@ def _dataset(name: str, kind: str, root: Path, split: str, table: Table, dropped
         offsets=table.offsets,
         boxes=table.boxes,
         visible=table.visible,
-        source=FileSource(str(root), table.folders, table.frames),
-        still=np.zeros(len(table.names), bool),
+        source=source,
+        still=np.full(len(table.names), kind in _STILL),
         problems=table.problems,
         dropped=dropped,
+        salt="" if isinstance(source, FileSource) else source.salt,
     )
 
 
@@ -92,7 +101,9 @@ def resolve(name: str, entry: Mapping[str, Any], split: str) -> tuple[str, Path,
         found = " and ".join(key for key in ("train", "val") if key in entry) or "none"
         raise RequestError(f"dataset {name}: expected a split '{split}', found {found}; add `{split}: {{}}` to its entry")
     options = {key: value for key, value in entry.items() if key not in ("train", "val")} | dict(entry[split] or {})
-    known = (*_COMMON, *LAYOUTS[kind].options)
+    layout = _layout(name, kind, options)
+    own = LAYOUTS[layout].options if layout in LAYOUTS else coco.OPTIONS
+    known = (*_COMMON, *own, *(("layout",) if kind == "coco_synth" else ()))
     for key in options:
         if key not in known:
             raise RequestError(
@@ -106,19 +117,42 @@ def resolve(name: str, entry: Mapping[str, Any], split: str) -> tuple[str, Path,
     return kind, root, options
 
 
+def _layout(name: str, kind: str, options: Mapping[str, Any]) -> str:
+    """How the files lie: the kind itself, or for coco_synth what its option `layout` says (default coco)."""
+    if kind not in _STILL:
+        return kind
+    layout = str(options.get("layout", "coco")) if kind == "coco_synth" else "coco"
+    known = ("coco", *LAYOUTS)
+    if layout not in known:
+        raise RequestError(
+            f"dataset {name}: expected layout to be one of {', '.join(known)}, found '{layout}'{nearest(layout, known)}; mend it"
+        )
+    return layout
+
+
 def read_table(kind: str, root: Path, split: str, options: dict[str, Any], fresh: bool) -> Table:
     """The annotation table, from the index where nothing has changed. Raises `Fault` for a missing or empty list."""
-    layout = LAYOUTS[kind]
-    located = layout.locate(root, split, options)
-    if "split_file" in options and kind != "lasot":
-        located = narrow(located, root, str(options["split_file"]))
-    seen, newest = signature(root, located)
+    layout = _layout("", kind, options)
+    split_file = str(options["split_file"]) if "split_file" in options and layout != "lasot" else None
     where = index_path(kind, root, split, options)
+    build: Callable[[], Table]
+    if layout == "coco":
+        seen, newest = coco.signature(root, split, options)
+        build = partial(coco.scan, root, split, options, masks=kind != "coco")
+    else:
+        located = LAYOUTS[layout].locate(root, split, options)
+        if split_file:
+            located = [located[index] for index in pick([sequence.name for sequence in located], root, split_file)]
+        seen, newest = signature(root, located)
+        build = partial(scan, root, LAYOUTS[layout], located)
     table = None if fresh else Table.load(where, seen)
     if table is None:
-        table = scan(root, layout, located)
+        table = build()
         if time.time_ns() - newest > _SETTLED_NS:
-            save_index(table, where, seen)
+            _save_index(table, where, seen)
+    if layout == "coco" and split_file:
+        # after the index, which holds the whole file
+        table = stills.select(table, np.array(pick(table.names, root, split_file), np.int64))
     return table
 
 
@@ -129,7 +163,7 @@ def index_path(kind: str, root: Path, split: str, options: Mapping[str, Any]) ->
     return Path(folder).expanduser() / f"{kind}-{split}-{key[:16]}.npz"
 
 
-def save_index(table: Table, where: Path, seen: str) -> None:
+def _save_index(table: Table, where: Path, seen: str) -> None:
     """Keeps a table; a folder that cannot be written to only costs the time of the next scan."""
     try:
         table.save(where, seen)

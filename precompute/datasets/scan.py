@@ -110,7 +110,7 @@ def _read(root: Path, layout: Layout, sequence: Located) -> tuple[str, np.ndarra
 def frame_names(folder: str, suffixes: tuple[str, ...]) -> list[str]:
     """Names of the frames in a folder in natural order; hidden files (`._1.jpg` of macOS) are none."""
     try:
-        names = os.listdir(folder)  # noqa: PTH208 - names only, a million of them
+        names = os.listdir(folder)
     except OSError as error:
         raise Fault(folder, 0, f"expected a folder of frames, found none ({error.strerror}); unpack the sequence or drop it") from error
     both = suffixes + tuple(suffix.upper() for suffix in suffixes)

@@ -114,7 +114,23 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The functions above: test modules cannot import one another."""
     global _templates
     _templates = tmp_path_factory.mktemp("templates")
-    names = "COUNT PART CHUNK IDENTITY PAIRS TEACHER MAPS numbers images create add_maps write fill build tree".split()
+    names = [
+        "COUNT",
+        "PART",
+        "CHUNK",
+        "IDENTITY",
+        "PAIRS",
+        "TEACHER",
+        "MAPS",
+        "numbers",
+        "images",
+        "create",
+        "add_maps",
+        "write",
+        "fill",
+        "build",
+        "tree",
+    ]
     return SimpleNamespace(**{name: globals()[name] for name in names})
 
 

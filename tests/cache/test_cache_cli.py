@@ -178,6 +178,10 @@ def test_gc_drops_teachers_damage_and_remains(kit, path, command):
     assert Cache.open(path).pairs.entries() == before
     for option in ("--unfinished", "--damaged"):
         assert command("gc", path, option, "--yes")[:2] == (0, f"{path}: nothing to drop\n")
+    left = path.with_name(f".{path.name}.abc.tmp")  # of a killed creation
+    left.mkdir() if path.is_dir() else left.write_text("x")
+    assert f"drop {left}" in command("gc", path, "--unfinished", "--yes")[1]
+    assert not left.exists()
     unit = kit.add_maps(Cache.open(path))  # the same name again
     kit.write(Cache.open(path), unit, 0)
     assert unit.missing() == [1, 2]

@@ -61,11 +61,13 @@ def test_find_tells_the_differences_to_the_nearest_and_the_remedy(kit, tmp_path)
         find(tmp_path, {**kit.IDENTITY, "pairs": {"seed": 3, "crop_size": 64}}, remedy="", ignore=["split"])
 
 
-def test_find_passes_over_a_cache_of_another_layout(kit, tmp_path, monkeypatch):
+def test_find_passes_over_what_cannot_be_read(kit, tmp_path, monkeypatch):
     with monkeypatch.context() as later:
         later.setattr("cache.store.LAYOUT", 2)
         kit.create(tmp_path / "later")
-    with pytest.raises(RequestError, match="expected a cache below it, found none"):
+    with pytest.raises(RequestError, match=r"expected a cache below it, found none \(.*layout version 1, found version 2"):
         find(tmp_path, kit.IDENTITY)
     kit.create(tmp_path / "now")
+    kit.create(tmp_path / "damaged")
+    (tmp_path / "damaged/pairs/zarr.json").write_text("{")
     assert find(tmp_path, kit.IDENTITY).path.name == "now"

@@ -134,7 +134,7 @@ def test_damage_never_reaches_a_reader_as_numbers(kit, tmp_path):
         whole = (path / name).read_bytes()
         for half in (whole[: len(whole) // 2], b"", whole + b"1234", None):
             (path / name).unlink() if half is None else (path / name).write_bytes(half)
-            with pytest.raises(RunError, match="part 1: expected .*; look at it with `python -m cache verify`"):
+            with pytest.raises(RunError, match=r"part 1: expected .*; look at it with `python -m cache verify`"):
                 read(Cache.open(path))
         (path / name).write_bytes(whole)
         read(Cache.open(path))
@@ -196,7 +196,7 @@ def test_a_copy_goes_on_and_comes_back_byte_by_byte(kit, tmp_path):
     assert copy.metadata == source.metadata
     export(copy, tmp_path / "back")
     assert kit.tree(tmp_path / "back") == kit.tree(tmp_path / "cache")
-    with pytest.raises(RequestError, match="split: cached .* name another place for the copy"):
+    with pytest.raises(RequestError, match=r"split: cached .* name another place for the copy"):
         export(kit.create(tmp_path / "other", identity={**kit.IDENTITY, "split": "val"}), tmp_path / "back")
 
 

@@ -135,6 +135,9 @@ def test_a_pair_does_not_depend_on_its_neighbours():
     for edges in ([0, 1, 60], [0, 17, 30, 31, 60], list(range(61))):
         parts = [boxes.draw_proposals(test_box[a:b], 3, 5 + a, 0, pairs) for a, b in itertools.pairwise(edges)]
         assert np.array_equal(np.concatenate(parts), whole)
+    picked = np.array([0, 3, 4, 5, 40, 59])
+    assert np.array_equal(boxes.draw_proposals(test_box[picked], 3, 5 + picked, 0, pairs), whole[picked])
+    assert boxes.draw_proposals(test_box[:0], 3, 5, 0, pairs).shape == (0, pairs.proposals, 4)
     others = test_box.copy()
     others[:30] = [100, 100, 1.2, 1.2]
     assert np.array_equal(boxes.draw_proposals(others, 3, 5, 0, pairs)[30:], whole[30:])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cache import Array, Cache
+from configs.errors import RunError
 from configs.schema import Pairs as PairsSection
 from models.boxes import box_iou
 from models.preprocess import MEAN, STD
@@ -92,6 +93,58 @@ def test_two_processes_share_one_step_without_overlap(cache):
         parts = [half.batch(step) for half in halves]
         assert sorted(whole.pair.tolist()) == sorted(parts[0].pair.tolist() + parts[1].pair.tolist())
         assert torch.equal(whole.ref[1::2], parts[1].ref)
+
+
+def test_fresh_batches_do_not_depend_on_the_number_of_processes(cache):
+    whole = feed(cache, batch=8, augment="fresh").batch(3)
+    for rank in (0, 1):
+        part = feed(cache, batch=4, rank=rank, world=2, augment="fresh").batch(3)
+        assert torch.equal(part.ref, whole.ref[rank::2]) and torch.equal(part.test, whole.test[rank::2])
+        assert torch.equal(part.pairs.proposals, whole.pairs.proposals[rank::2])
+        assert torch.equal(part.pairs.ref_box, whole.pairs.ref_box[rank::2])
+
+
+@pytest.mark.parametrize("kind", ["torch", "dali"])
+def test_a_broken_crop_is_named_by_cache_and_pair(cache, kind, monkeypatch, capfd):
+    if kind == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI has no wheel for this platform")
+    read = cache.read_crops
+
+    def damaged(start, stop):
+        refs, tests = read(start, stop)
+        if start <= 13 < stop:
+            tests[13 - start] = tests[13 - start][:-20]
+        return refs, tests
+
+    monkeypatch.setattr(cache, "read_crops", damaged)
+    fed = feed(cache, kind, order=InOrder([COUNT]))
+    assert fed.batch(2).pair.tolist() == [8, 9, 10, 11]
+    with pytest.raises(
+        RunError, match=r"cache, pair 13, test crop: expected a JPEG of 64 x 64, found .*; look .* `make verify CACHE=/.*/cache`$"
+    ):
+        fed.batch(3)
+    assert fed.batch(4).pair.tolist() == [16, 17, 18, 19]
+    fed.close()
+    capfd.readouterr()  # the JPEG libraries complain on stderr themselves
+
+
+@pytest.mark.parametrize("kind", ["torch", "dali"])
+def test_a_missing_part_is_the_error_of_its_batch(tmp_path, kind):
+    if kind == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI has no wheel for this platform")
+    arrays = [Array("ref_box", (4,), "float32", ""), Array("test_box", (4,), "float32", ""), Array("proposals", (N, 4), "float32", "")]
+    arrays += [Array("brightness", (2,), "float32", ""), Array("grey", (), "bool", "")]
+    half = Cache.create(tmp_path / "half", {"a": 1}, 16, crop_bytes_bound=20_000, arrays=arrays, part=8, chunk=8)
+    jpeg = cv2.imencode(".jpg", np.zeros((SIZE, SIZE, 3), np.uint8))[1].tobytes()
+    ones = {array.name: np.ones((8, *array.shape), array.dtype) for array in arrays}
+    half.pairs.write(0, ones, crops=[(jpeg, jpeg)] * 8)
+    fed = Feed([half], InOrder([16]), [{}], batch=4, pairs=SECTION, device=torch.device("cpu"), kind=kind)
+    assert fed.batch(0).pair.tolist() == [0, 1, 2, 3] and fed.batch(1).pair.tolist() == [4, 5, 6, 7]
+    with pytest.raises(RunError, match=r"^pairs: expected part 1 \(pairs 8-15\) to be published, found no ledger entry"):
+        fed.batch(2)
+    half.pairs.write(1, ones, crops=[(jpeg, jpeg)] * 8)
+    assert fed.batch(2).pair.tolist() == [8, 9, 10, 11]
+    fed.close()
 
 
 def test_validation_sees_every_pair_once_and_its_last_batch_is_short(cache):

@@ -1,0 +1,241 @@
+"""What is wrong with a data set is said in one line with its file and line; `skip_faulty` drops, the index never hides."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.errors import RequestError
+from configs.schema import Pairs
+from precompute.datasets import open_entry, opening
+from precompute.datasets.table import Table
+
+FIRST = "GOT-10k_Train_000001"
+
+
+def _entry(root: Path, **options) -> dict:
+    return {"kind": "got10k", "root": str(root), "train": options}
+
+
+def _replace_line(line: int, text: str):
+    def change(folder: Path) -> None:
+        lines = (folder / "groundtruth.txt").read_text().split("\n")
+        lines[line - 1] = text
+        (folder / "groundtruth.txt").write_text("\n".join(lines))
+
+    return change
+
+
+FAULTS = {
+    "nan": (_replace_line(3, "1,2,nan,4"), r"/groundtruth.txt:3: expected finite numbers, found '1,2,nan,4'"),
+    "infinite": (_replace_line(1, "1,2,inf,4"), r"/groundtruth.txt:1: expected finite numbers"),
+    "letters": (_replace_line(2, "1,2,x,4"), r"/groundtruth.txt:2: expected four numbers x,y,w,h, found '1,2,x,4'"),
+    "three": (_replace_line(2, "1,2,3"), r"/groundtruth.txt:2: expected four numbers x,y,w,h, found '1,2,3'"),
+    "five after three": (_replace_line(2, "1,2,3\n1,2,3,4,5"), r"/groundtruth.txt:2: expected four numbers"),
+    "blank": (_replace_line(2, ""), r"/groundtruth.txt:2: expected four numbers x,y,w,h, found ''"),
+    "binary": (lambda f: (f / "groundtruth.txt").write_bytes(b"1,2,3,4\n\xff\xfe"), r"/groundtruth.txt:2: expected text"),
+    "short": (_replace_line(5, ""), r"/groundtruth.txt:5: expected a line for each of the 5 frames, found 4"),
+    "long": (_replace_line(5, "1,2,3,4\n1,2,3,4"), r"/groundtruth.txt:6: expected a line for each of the 5 frames, found 6"),
+    "no boxes": (lambda f: (f / "groundtruth.txt").unlink(), r"/groundtruth.txt: expected this file, found none"),
+    "no label": (lambda f: (f / "cover.label").unlink(), r"/cover.label: expected this file, found none"),
+    "short label": (lambda f: (f / "absence.label").write_text("0\n0\n"), r"/absence.label: expected 5 labels, one a frame, found 2"),
+    "bad label": (lambda f: (f / "cover.label").write_text("8\n8\n?\n8\n8"), r"/cover.label:3: expected whole numbers, found '\?'"),
+    "no frame": (lambda f: [p.unlink() for p in f.glob("*.jpg")], r"000001: expected frames \(.jpg\), found none"),
+    "no folder": (shutil.rmtree, r"000001: expected a folder of frames, found none"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_sequence_is_refused_with_file_and_line(tmp_path, write_got10k, name):
+    change, message = FAULTS[name]
+    folder = write_got10k(tmp_path, [5, 5])
+    change(folder / FIRST)
+    with pytest.raises(RequestError, match=message) as error:
+        open_entry("mine", _entry(tmp_path), "train")
+    text = str(error.value)
+    assert text.startswith("dataset mine (train): ")
+    assert "more faulty" not in text
+    assert "skip_faulty: true" in text
+    assert "\n" not in text
+
+
+def test_skip_faulty_drops_and_counts(tmp_path, write_got10k, capsys):
+    folder = write_got10k(tmp_path, [5, 5, 5])
+    for change, name in ((FAULTS["nan"][0], "000001"), (FAULTS["no label"][0], "000003")):
+        change(folder / f"GOT-10k_Train_{name}")
+    with pytest.raises(RequestError, match=r"000001/groundtruth.txt:3: .* \(and 1 more faulty sequences\)"):
+        open_entry("mine", _entry(tmp_path), "train")
+    data = open_entry("mine", _entry(tmp_path, skip_faulty=True), "train")
+    assert data.sequences == ["GOT-10k_Train_000002"]
+    assert data.dropped == 2
+    assert "2 of 3 sequences dropped as faulty, first: " in capsys.readouterr().out
+    assert len(data.problems) == 2
+
+
+def test_zero_boxes_are_invisible_frames_and_no_fault(tmp_path, write_got10k):
+    folder = write_got10k(tmp_path, [5])
+    _replace_line(2, "0,0,0,0")(folder / FIRST)
+    assert open_entry("mine", _entry(tmp_path), "train").visible.tolist() == [True, False, True, True, True]
+
+
+def test_an_entry_that_is_wrong_is_refused_by_name(tmp_path, write_got10k):
+    folder = write_got10k(tmp_path, [5])
+    good = _entry(tmp_path)
+    for entry, split, message in (
+        ({**good, "kind": "got1k"}, "train", r"expected kind to be one of got10k, .*found 'got1k' \(nearest: 'got10k'\)"),
+        (good, "val", r"expected a split 'val', found train"),
+        (_entry(tmp_path, floder="x"), "train", r"expected an option of .*found 'floder' \(nearest: 'folder'\)"),
+        (_entry(tmp_path / "no"), "train", r"expected its root to be a folder, found none at '.*no'"),
+        (_entry(tmp_path, folder="other"), "train", r"other/list.txt: expected this file, found none"),
+        (_entry(tmp_path, split_file="s.txt"), "train", r"s.txt: expected this file, found none"),
+        (
+            {"kind": "coco_synth", "layout": "gut10k", "root": str(tmp_path), "train": {}},
+            "train",
+            r"expected layout to be one of coco, got10k",
+        ),
+        ({"kind": "trackingnet", "root": str(tmp_path), "train": {"sets": [12]}}, "train", r"expected a list of numbers in 0-11"),
+        ({"kind": "trackingnet", "root": str(tmp_path), "train": {"sets": [3]}}, "train", r"TRAIN_3/anno: expected a folder, found none"),
+        ({"kind": "lasot", "root": str(tmp_path), "train": {}}, "train", r"training_set.txt: expected this file, found none"),
+        ({"kind": "coco", "root": str(tmp_path), "train": {}}, "train", r"instances_train2014.json: expected this file, found none"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            open_entry("mine", entry, split)
+    (tmp_path / "s.txt").write_text(f"{FIRST}\n1\n")
+    with pytest.raises(RequestError, match=r"s.txt:2: expected a sequence name or an index below 1, found '1'"):
+        open_entry("mine", _entry(tmp_path, split_file="s.txt"), "train")
+    (folder / "list.txt").write_text("\n\n")
+    with pytest.raises(RequestError, match=r"list.txt: expected one name a line, found an empty file"):
+        open_entry("mine", good, "train")
+
+
+def test_folder_without_annotation_is_refused(tmp_path, write_frames):
+    write_frames(tmp_path, ["1.jpg"])
+    with pytest.raises(RequestError, match=r"expected frames with a groundtruth\.txt, or such subfolders, found neither"):
+        open_entry("mine", {"kind": "folder", "root": str(tmp_path), "train": {}}, "train")
+
+
+@pytest.mark.parametrize(("mode", "seen", "fine"), [("interval", 5, True), ("interval", 4, False), ("causal", 5, True)])
+def test_usable_needs_length_and_visible_frames(tmp_path, write_got10k, mode, seen, fine):
+    folder = write_got10k(tmp_path, [20, 19])
+    (folder / FIRST / "cover.label").write_text("3\n" * seen + "0\n" * (20 - seen))
+    data = open_entry("mine", _entry(tmp_path), "train")
+    if fine:
+        assert data.usable(Pairs(mode=mode)).tolist() == [0]
+    else:
+        with pytest.raises(RequestError, match=r"expected a sequence of at least 20 frames, 5 visible, found none among 2"):
+            data.usable(Pairs(mode=mode))
+
+
+def test_coco_faults(tmp_path, write_coco):
+    good = {"id": 1, "image_id": 1, "iscrowd": 0, "bbox": [0, 0, 5, 5]}
+    entry = {"kind": "coco", "root": str(tmp_path), "train": {}}
+    images = {1: ("a.jpg", 8, 8), 2: ("b.jpg", 8, 8)}
+    for bad, message in (
+        ({**good, "id": 2, "bbox": [0, 0, 5]}, r"annotation 2: expected COCO's fields, found bbox \[0, 0, 5\]"),
+        ({**good, "id": 2, "bbox": [0, 0, float("nan"), 3]}, r"annotation 2: expected COCO's fields, found bbox"),
+        ({"id": 2, "image_id": 1}, r"annotation 2: expected COCO's fields, found no 'bbox'"),
+        ({**good, "id": 2, "image_id": 9}, r"expected image 9 of an annotation among the images, found none"),
+    ):
+        file = write_coco(tmp_path, images, [good, bad])
+        with pytest.raises(RequestError, match=message):
+            open_entry("mine", entry, "train", fresh=True)
+        skipped = open_entry("mine", {**entry, "skip_faulty": True}, "train", fresh=True)
+        assert (skipped.sequences, skipped.dropped) == (["a.jpg/1"], 1)
+    write_coco(tmp_path, images, [good, {**good, "id": 2, "image_id": 2}])
+    (tmp_path / "images" / "train2014" / "b.jpg").unlink()
+    with pytest.raises(RequestError, match=r"b.jpg: expected this image, found none; restore it"):
+        open_entry("mine", entry, "train", fresh=True)
+    for text, message in (
+        ('{"images": [{"id": 1},\n', r"train2014.json:2: expected JSON, found a fault at column 1"),
+        ('{"images": [1 2]}', r"train2014.json:1: expected JSON, found a fault at column 15"),
+        ("{}", r"expected COCO's `images` and `annotations`, found no image"),
+    ):
+        file.write_text(text)
+        with pytest.raises(RequestError, match=re.compile(message)):
+            open_entry("mine", entry, "train", fresh=True)
+
+
+def _open(root: Path, monkeypatch: pytest.MonkeyPatch, may_scan: bool):
+    """Opens; with may_scan false, an attempt to read the annotation fails the test."""
+    with monkeypatch.context() as patch:
+        if not may_scan:
+            patch.setattr(opening, "scan", lambda *_: pytest.fail("read the annotation although nothing had changed"))
+        return open_entry("mine", _entry(root, skip_faulty=True), "train")
+
+
+def test_index_saves_the_second_scan_and_gives_the_same(tmp_path, write_got10k, settle, monkeypatch):
+    folder = write_got10k(tmp_path / "data", [5, 6, 7])
+    FAULTS["nan"][0](folder / FIRST)
+    settle(tmp_path / "data")
+    first = _open(tmp_path / "data", monkeypatch, True)
+    second = _open(tmp_path / "data", monkeypatch, False)
+    assert first.content_hash == second.content_hash
+    assert first.problems == second.problems
+    assert second.dropped == 1
+    assert second.frame_path(1, 6) == first.frame_path(1, 6)
+
+
+CHANGES = {
+    "boxes": lambda f: (f / FIRST / "groundtruth.txt").write_text("9,9,9,9\n" * 5),
+    "label": lambda f: (f / FIRST / "cover.label").write_text("8\n0\n8\n8\n8\n"),
+    "list": lambda f: (f / "list.txt").write_text(f"{FIRST}\n"),
+    "order": lambda f: (f / "list.txt").write_text(f"GOT-10k_Train_000002\n{FIRST}\n"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_index_notices_a_change(tmp_path, write_got10k, settle, monkeypatch, name):
+    folder = write_got10k(tmp_path / "data", [5, 6])
+    settle(tmp_path / "data")
+    first = _open(tmp_path / "data", monkeypatch, True)
+    CHANGES[name](folder)
+    assert _open(tmp_path / "data", monkeypatch, True).content_hash != first.content_hash
+
+
+def test_index_notices_a_lost_frame(tmp_path, write_got10k, settle, monkeypatch):
+    folder = write_got10k(tmp_path / "data", [5, 6])
+    settle(tmp_path / "data")
+    _open(tmp_path / "data", monkeypatch, True)
+    (folder / FIRST / "00000003.jpg").unlink()
+    assert "expected a line for each of the 4 frames, found 5" in str(_open(tmp_path / "data", monkeypatch, True).problems[0])
+
+
+def test_index_of_files_just_written_is_not_kept(tmp_path, write_got10k):
+    write_got10k(tmp_path / "data", [5])
+    open_entry("mine", _entry(tmp_path / "data"), "train")
+    assert not list(Path(os.environ["TEACHONCE_INDEX"]).iterdir())
+
+
+def test_damaged_index_is_made_anew(tmp_path, write_got10k, settle, monkeypatch):
+    write_got10k(tmp_path / "data", [5, 6])
+    settle(tmp_path / "data")
+    first = _open(tmp_path / "data", monkeypatch, True)
+    (index,) = Path(os.environ["TEACHONCE_INDEX"]).iterdir()
+    whole = index.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"\0" * 99, bytes(len(whole))):
+        index.write_bytes(damaged)
+        assert _open(tmp_path / "data", monkeypatch, True).content_hash == first.content_hash
+    assert index.read_bytes()[:2] == whole[:2]
+
+
+def test_an_index_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path, write_got10k, settle, monkeypatch, capsys):
+    write_got10k(tmp_path / "data", [5, 6])
+    settle(tmp_path / "data")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TEACHONCE_INDEX", str(tmp_path / "file"))
+    assert _open(tmp_path / "data", monkeypatch, True).lengths.tolist() == [5, 6]
+    assert "index not kept" in capsys.readouterr().out
+
+
+def test_table_round_trip_keeps_strange_names(tmp_path):
+    table = Table(["é\udcff", "b"], ["x", "y"], ["1.jpg", "a\0b"], np.array([0, 1, 3]), np.ones((3, 4)), np.ones(3, bool), [], 2)
+    table.save(tmp_path / "t.npz", "s")
+    back = Table.load(tmp_path / "t.npz", "s")
+    assert back is not None
+    assert (back.names, back.frames, back.listed) == (table.names, table.frames, 2)
+    assert Table.load(tmp_path / "t.npz", "other") is None

@@ -1,0 +1,235 @@
+"""Whole runs on a tiny cache: sources of targets change nothing, phases and freezing do what they say, a diverged loss stops the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import models
+from cache import Cache
+from configs import RequestError, RunError
+from kdlosses import Pairs
+from models.boxes import box_iou
+from train import checkpoint
+from train.log import read_metrics
+from train.loop import Meter
+from train.online import OnlineTeacher, check_cache, relative_error, some_rows
+from train.plan import Sources
+from train.run import processes, run
+from train.sources import find_teacher, objectives, open_caches, open_sources, resolve_dataset
+from train.students import build_students, parameter_groups
+
+QUICK = ("train.epochs=1", "train.val_batches=1", "train.log_every=1", "train.check_pairs=0", "train.pictures=0")
+OBJECTIVES = {
+    "atom_cfkd": (),
+    "atom_tskd": (),
+    "atom_tskd gaussian": ("losses.target_response.weights=gaussian",),
+    "atom_compression": (),
+    "atom_compression trained": ("losses.projected_fidelity.projection=trained", "losses.projected_fidelity.weight=1"),
+    "atom_tsskd": ("second_student.architecture=atom_resnet18tiny",),
+}
+
+
+def terms(folder: Path, kind: str = "train") -> list[dict[str, float]]:
+    return [record["terms"] for record in read_metrics(folder) if record["kind"] == kind]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_online_and_cached_follow_the_same_curve(world, tmp_path, name):
+    setting = name.split()[0]
+    curves = []
+    for teacher in ("cached", "online"):
+        options = (*QUICK, *OBJECTIVES[name], f"train.teacher={teacher}", "train.lr=0.0001")
+        curves.append(terms(run(world.config(*options, setting=setting, runs=tmp_path / teacher))))
+    assert len(curves[0]) == 4
+    for cached, online in zip(*curves, strict=True):
+        assert cached.keys() == online.keys()
+        # float16 holds 11 bits of a target; what it changes grows a little with every step
+        assert cached == pytest.approx(online, rel=4e-3, abs=1e-6)
+    assert curves[0] != curves[1], "the online run must not have read the cache"
+
+
+def test_the_share_of_online_batches_is_logged(world, tmp_path):
+    folder = run(world.config(*QUICK, "train.mix=0.5", "train.batches=12", runs=tmp_path))
+    online = [record["online_share"] for record in read_metrics(folder) if record["kind"] == "train"]
+    cached = [record["cached_share"] for record in read_metrics(folder) if record["kind"] == "train"]
+    assert set(online) == {0.0, 1.0} and all(a + b == 1 for a, b in zip(online, cached, strict=True))
+
+
+def test_phases_freeze_their_parts_bit_for_bit_and_start_the_schedule_anew(world, tmp_path, monkeypatch):
+    phases = "phases=[{epochs: 2, freeze: [head], losses: {fidelity: 100}}, {epochs: 1, freeze: [backbone], losses: {teacher_soft: 1}}]"
+    kept = []
+    save = checkpoint.save
+    monkeypatch.setattr(
+        checkpoint, "save", lambda path, progress, students, *rest: (kept.append(state_of(students)), save(path, progress, students, *rest))
+    )
+    config = world.config(*QUICK, phases, "train.lr_step=1", setting="sep", runs=tmp_path)
+    folder = run(config)
+    start = state_of(build_students(config)[0])
+    assert len(kept) == 3
+    assert changed(start, kept[1]) == {"backbone"} and changed(kept[1], kept[2]) == {"head"}
+    exported = load_file(folder / "student.safetensors")
+    assert all(torch.equal(value, kept[2][f"trackers.0.{name}"]) for name, value in exported.items())
+    rates = {record["epoch"]: record["lr"] for record in read_metrics(folder) if record["kind"] == "train"}
+    assert rates == {1: {"backbone": pytest.approx(1e-3)}, 2: {"backbone": pytest.approx(1e-4)}, 3: {"head": pytest.approx(1e-3)}}
+
+
+def state_of(students: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in students.state_dict().items()}
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """The parts in which a parameter or a buffer of BatchNorm moved."""
+    parts = {word: part for part, word in models.PARTS.items()}
+    return {parts[name.split(".")[2]] for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_only_what_is_trained_is_given_to_adam(world):
+    config = world.config("train.backbone_lr=0.0005")
+    students, _ = build_students(config)
+    students.freeze(())
+    groups = parameter_groups(students, objectives(config, open_sources(config).teacher)[0], config)
+    assert [(group["name"], group["lr"]) for group in groups] == [("backbone", 5e-4), ("head", 1e-3)]
+    given = {id(parameter) for group in groups for parameter in group["params"]}
+    names = {name for name, parameter in students.named_parameters() if id(parameter) in given}
+    assert any(".layer3." in name for name in names) and not any(".layer4." in name or ".fc." in name for name in names)
+
+
+def test_nothing_left_to_train_is_refused(world, tmp_path):
+    with pytest.raises(RequestError, match="found backbone and head frozen"):
+        run(world.config("train.freeze=[backbone, head]", runs=tmp_path))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(world, tmp_path):
+    with pytest.raises(RunError, match=r"step [234]: expected finite losses, found ground_truth = (nan|inf)"):
+        run(world.config("train.lr=1e30", "train.log_every=4", setting="gt", runs=tmp_path))
+    assert not list(tmp_path.rglob(checkpoint.FILE)), "a checkpoint of a diverged student would be gone on from"
+
+
+def test_the_meter_names_the_first_bad_step():
+    meter = Meter(0.0)
+    for value in (1.0, 2.0, float("nan"), float("inf")):
+        meter.add({"a": torch.tensor(1.0), "b": torch.tensor(value)}, Sources())
+    with pytest.raises(RunError, match="step 9: expected finite losses, found b = nan;"):
+        meter.means(10)
+    meter.rows = meter.rows[:2]
+    assert meter.means(2) == {"a": 1.0, "b": 1.5}
+
+
+def test_bfloat16_and_channels_last_stay_near_float32(world, tmp_path):
+    plain = terms(run(world.config(*QUICK, "train.batches=1", runs=tmp_path / "a")))
+    fast = terms(run(world.config(*QUICK, "train.batches=1", "train.precision=bfloat16", "train.channels_last=true", runs=tmp_path / "b")))
+    assert fast != plain and fast[0]["fidelity"] == pytest.approx(plain[0]["fidelity"], rel=0.05)
+    assert fast[0]["teacher_soft"] == pytest.approx(plain[0]["teacher_soft"], rel=0.1)
+
+
+def test_students_start_from_a_file_or_a_part_of_one(world, tmp_path):
+    state = load_file(world.weights)
+    backbone = {name: value for name, value in state.items() if name.startswith("feature_extractor.")}
+    models.save_weights(backbone, tmp_path / "backbone.safetensors")
+    whole, notes = build_students(world.config(f"student.weights={world.weights}"))
+    assert all(torch.equal(value, state[name]) for name, value in whole.first.state_dict().items()) and "backbone and head" in notes[0]
+    part, notes = build_students(world.config(f"student.weights={tmp_path / 'backbone.safetensors'}"))
+    assert torch.equal(part.first.state_dict()["feature_extractor.conv1.weight"], state["feature_extractor.conv1.weight"])
+    assert not torch.equal(part.first.state_dict()["bb_regressor.iou_predictor.weight"], state["bb_regressor.iou_predictor.weight"])
+    with pytest.raises(RequestError, match="expected a backbone of published width, found atom_resnet18tiny"):
+        build_students(world.config("student.weights=imagenet"))
+
+
+def test_the_validation_line_is_what_a_plain_evaluation_gives(world, tmp_path):
+    config = world.config(*QUICK, "train.batches=1", "train.val_batches=6", setting="gt", runs=tmp_path)
+    first = next(record for record in read_metrics(run(config)) if record["kind"] == "val")
+    students, _ = build_students(config)
+    (cache,) = open_caches(config, "val")
+    predicted, truth = plain_predictions(students.first.eval(), cache, config.pairs.crop_size)
+    assert first["iou_error"] == pytest.approx(float((predicted - truth).abs().mean()), rel=1e-5)
+    assert first["correlation"] == pytest.approx(float(torch.corrcoef(torch.stack([predicted, truth]))[0, 1]), rel=1e-4)
+    assert first["terms"]["ground_truth"] == pytest.approx(float(torch.nn.functional.smooth_l1_loss(predicted * 2, truth * 2)), rel=1e-5)
+
+
+@torch.no_grad()
+def plain_predictions(tracker: models.Tracker, cache: Cache, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predicted and true IoU of every proposal of a cache, one pair after the other."""
+    from train.online import recorded
+
+    predicted, truth = [], []
+    for row in range(cache.count):
+        one = recorded(cache, [row], "torch", torch.device("cpu"), size)
+        pairs: Pairs = one.pairs
+        predicted.append((tracker(one.ref, one.test, pairs.ref_box, pairs.proposals).prediction[0] + 1) / 2)
+        truth.append(box_iou(pairs.proposals[0], pairs.test_box[0]))
+    return torch.cat(predicted), torch.cat(truth)
+
+
+def test_the_live_teacher_confirms_its_cache_and_refuses_anothers(world):
+    config = world.config("train.check_pairs=5")
+    sources = open_sources(config)
+    assert sources.teacher is not None and sources.teacher.weights == world.weights, "the cache's history names the file"
+    objective = objectives(config, sources.teacher)[0]
+    needed = {"iou": objective, "abs_sum": objective}
+    cpu = torch.device("cpu")
+    line = check_cache(sources.train[0], sources.teacher, OnlineTeacher(sources.teacher.load(cpu)), needed, config, cpu)
+    assert "5 pairs of train recomputed" in line and "tolerance 0.02" in line
+    torch.manual_seed(8)
+    stranger = OnlineTeacher(models.Teacher(models.build("atom_resnet18tiny")))
+    with pytest.raises(RunError, match=r"expected the live teacher's numbers within 0.02 \(relative\), found"):
+        check_cache(sources.train[0], sources.teacher, stranger, needed, config, cpu)
+
+
+def test_some_rows_are_spread_and_never_repeat(world):
+    (cache,) = open_caches(world.config(), "train")
+    assert some_rows(cache, 3) == [0, 31, 63] and some_rows(cache, 1000) == list(range(64))
+    assert relative_error(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.0])) == pytest.approx(1 / 18**0.5)
+
+
+def test_other_weights_under_the_teachers_name_are_refused_with_the_difference(world, tmp_path):
+    models.save_weights(models.build("atom_resnet18tiny"), tmp_path / "other.safetensors")
+    config = world.config(f"teacher.weights={tmp_path / 'other.safetensors'}")
+    with pytest.raises(RequestError, match=r"found another's \(weights_sha256: cached .*, wanted .*teacher.name=NAME"):
+        find_teacher(config, *open_caches(config, "train"))
+    with pytest.raises(RequestError, match=r"dtype: cached .*float32.*, wanted .*bfloat16"):
+        find_teacher(world.config("teacher.dtype=bfloat16"), *open_caches(config, "train"))
+
+
+def test_a_cached_target_of_another_projection_is_computed_online_or_refused(world, tmp_path):
+    config = world.config("losses.projected_fidelity.seed=1", "train.teacher=cached", setting="atom_compression", runs=tmp_path)
+    with pytest.raises(RequestError, match="found projected: projection_seed: cached 0, wanted 1; run `make cache"):
+        run(config)
+
+
+def test_a_missing_cache_is_refused_with_the_command_that_makes_it(world, tmp_path):
+    with pytest.raises(RequestError, match=r"\(seed: cached 0, wanted 3\); make it with `make cache DATASET=tiny SETTING=atom_cfkd"):
+        run(world.config("pairs.seed=3", runs=tmp_path))
+    with pytest.raises(RequestError, match=r"expected a cache below it, found none; make it with `make cache DATASET=tiny .*CACHE_DIR="):
+        run(world.config(f"cache_dir={tmp_path / 'nowhere'}", runs=tmp_path))
+
+
+def test_without_a_data_set_the_only_fitting_cache_names_it(world, tmp_path):
+    assert resolve_dataset(world.config("dataset=null")).dataset == "tiny"
+    with pytest.raises(
+        RequestError, match="expected the cache of one data set, found no cache that fits; make one with `make cache DATASET=NAME"
+    ):
+        resolve_dataset(world.config("dataset=null", f"cache_dir={tmp_path}"))
+
+
+def test_teacher_and_student_must_give_equally_many_numbers(world):
+    config = world.config("student.architecture=drnet_mobilenetsmall")
+    with pytest.raises(RequestError, match=r"teacher\.architecture: expected 4 number"):
+        objectives(config, open_sources(config).teacher)
+
+
+def test_devices_and_batches_that_cannot_be_are_refused(world, monkeypatch):
+    with (
+        pytest.raises(RequestError, match=r"train\.device: expected auto, cpu, cuda or cuda:n, found 'tpu9x'"),
+        processes(world.config("train.device=tpu9x")),
+    ):
+        pass
+    if not torch.cuda.is_available():
+        with pytest.raises(RequestError, match="expected a CUDA device for 'cuda:7'"), processes(world.config("train.device=cuda:7")):
+            pass
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(RequestError, match=r"train\.batch: expected a multiple of 3 processes, found 4"), processes(world.config()):
+        pass

@@ -1,0 +1,269 @@
+"""A study: several settings, each with several seeds, at one budget from one cache, and one report that compares them."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import configs
+from configs import Config, Phase, RequestError, RunError
+from configs.files import write_atomic
+from train import record
+from train.plots import Curve, agreement_curves, compared, loss_curves
+from train.record import Record
+from train.report import (
+    PAGE,
+    agreement_section,
+    cache_seconds,
+    cache_section,
+    number,
+    open_caches,
+    pictures_section,
+    runs_section,
+    table,
+    terms_section,
+)
+from train.run import prepare, run
+from train.sources import resolve_dataset
+
+# OTB-100 success AUC of the CFKD thesis (D. Duolikun, UCL 2020): full data, 50 epochs, 25 hours on one GTX Titan X.
+THESIS = {
+    "gt": 49.5,
+    "ts": 52.5,
+    "ts_ah": 53.1,
+    "ts_ah_fid": 58.4,
+    "sep": 59.5,
+    "atom_cfkd": 62.4,
+    "resnet18medium": 57.1,
+    "resnet18small": 53.7,
+    "resnet18tiny": 48.3,
+    "atom_tskd": 55.1,
+    "atom_compression": 10.0,
+    "drnet_cfkd": 63.0,
+}
+THESIS_TEACHER = {"drnet_cfkd": 67.6}
+ATOM_TEACHER = 66.6
+THESIS_COLUMN = "thesis: OTB-100 AUC"
+TITLES = {"iou_error": "IoU error (lower is better)", "correlation": "Correlation with true IoU"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a study, and what became of it."""
+
+    config: Config
+    failure: str | None = None
+
+
+def members(
+    settings: Sequence[str], seeds: Sequence[int], overrides: Sequence[str], epochs: int | None, batches: int | None
+) -> list[Config]:
+    """The configurations of a study, setting by setting.
+
+    Raises:
+        RequestError: a setting or seed named twice, or budgets that differ (with how to make them one).
+    """
+    for what, given in (("settings", list(settings)), ("--seeds", list(map(str, seeds)))):
+        if len(set(given)) < len(given):
+            raise RequestError(f"study: expected each of {what} once, found {' '.join(given)}; name each once")
+    found = []
+    for setting in settings:
+        for seed in seeds:
+            config = configs.load(setting, [*overrides, f"train.seed={seed}"])
+            # a folder of its own, so that a study and a run by hand do not meet
+            name = f"train.name={config.train.name or 'study'}-seed{seed}"
+            config = configs.load(setting, [*overrides, f"train.seed={seed}", name])
+            found.append(resolve_dataset(at_budget(config, epochs, batches)))
+    pairs = {config.setting: record.budget(config)[1] for config in found}
+    if len(set(pairs.values())) > 1:
+        listed = ", ".join(f"{setting} {count:,}" for setting, count in pairs.items())
+        raise RequestError(
+            f"study: expected settings that see equally many pairs, found {listed}; give --epochs and --batches (and train.batch=)"
+        )
+    return found
+
+
+def at_budget(config: Config, epochs: int | None, batches: int | None) -> Config:
+    """The configuration with `epochs` in all and `batches` an epoch; phases and the learning-rate schedule shrink in proportion."""
+    before = sum(phase.epochs for phase in config.phases_or_one())
+    train = config.train.model_dump()
+    phases = config.phases
+    if batches is not None:
+        train["batches"] = batches
+    if epochs is not None:
+        if epochs < len(config.phases_or_one()):
+            raise RequestError(
+                f"--epochs: expected at least one for each of {config.setting}'s {len(phases)} phases, found {epochs}; give more"
+            )
+        train["epochs"] = epochs
+        train["lr_step"] = max(1, round(config.train.lr_step * epochs / before))
+        phases = shares(config.phases, epochs)
+    tree = config.model_dump() | {"train": train, "phases": [phase.model_dump() for phase in phases]}
+    return configs.parse(tree, where=config.setting)
+
+
+def shares(phases: tuple[Phase, ...], epochs: int) -> tuple[Phase, ...]:
+    """Phases of `epochs` in all, in the proportions they had, each at least one."""
+    total, done, passed, found = sum(phase.epochs for phase in phases), 0, 0, []
+    for place, phase in enumerate(phases):
+        passed += phase.epochs
+        left = len(phases) - place - 1
+        length = min(max(1, round(epochs * passed / total) - done), epochs - done - left)
+        found.append(phase.model_copy(update={"epochs": length}))
+        done += length
+    return tuple(found)
+
+
+def study(
+    settings: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+    overrides: Sequence[str] = (),
+    epochs: int | None = None,
+    batches: int | None = None,
+) -> Path:
+    """Runs every member one after the other and writes the report; finished members are not run again. Returns its Markdown file.
+
+    Everything that can be refused is refused before the first run begins. A member that fails is reported and the others go on.
+
+    Raises:
+        RequestError: see `members`, `train.run.run`.
+        RunError: at the end, naming the members that failed.
+    """
+    configurations = members(settings, seeds, overrides, epochs, batches)
+    for config in configurations:
+        prepare(config)
+    done: list[Member] = []
+    for place, config in enumerate(configurations, 1):
+        print(f"study: run {place} of {len(configurations)}: {config.setting}, seed {config.train.seed}", flush=True)
+        try:
+            run(config)
+            done.append(Member(config))
+        except RunError as error:
+            print(f"study: {config.setting}, seed {config.train.seed} failed: {error}", flush=True)
+            done.append(Member(config, str(error)))
+    page = write(done, out)
+    failed = [f"{member.config.setting} seed {member.config.train.seed}" for member in done if member.failure]
+    if failed:
+        raise RunError(f"study: expected every run to finish, found failures in {', '.join(failed)}; see {page}")
+    return page
+
+
+def write(done: Sequence[Member], out: Path) -> Path:
+    """The report of the finished members."""
+    runs = [record.read_run(record.run_folder(member.config)) for member in done if member.failure is None]
+    failures = [f"- {m.config.setting}, seed {m.config.train.seed}: {m.failure}" for m in done if m.failure]
+    out.mkdir(parents=True, exist_ok=True)
+    parts = ["# Study: " + ", ".join(dict.fromkeys(member.config.setting for member in done))]
+    if runs:
+        curves = [Curve(one.config.setting, one.label, one.train, one.val) for one in runs]
+        loss_curves(curves, out / "loss.png")
+        agreement_curves(curves, out / "agreement.png")
+        by_setting = grouped(runs)
+        values = {key: {name: _values(members, key) for name, members in by_setting.items()} for key in TITLES}
+        compared(values, {key: _teacher(runs, key) for key in TITLES}, TITLES, out / "compared.png")
+        parts += [
+            _summary(by_setting),
+            "![settings compared](compared.png)",
+            "![IoU error and correlation over epochs](agreement.png)",
+            "![loss over steps](loss.png)",
+            agreement_section(runs),
+            runs_section(runs),
+            terms_section(runs),
+            cache_section(runs),
+            pictures_section(runs, out),
+        ]
+    if failures:
+        parts.append("## Failed\n\n" + "\n".join(failures))
+    page = out / PAGE
+    write_atomic(page, "\n\n".join(part for part in parts if part) + "\n")
+    return page
+
+
+def grouped(runs: Sequence[Record]) -> dict[str, list[Record]]:
+    """Runs by setting, in order."""
+    found: dict[str, list[Record]] = {}
+    for one in runs:
+        found.setdefault(one.config.setting, []).append(one)
+    return found
+
+
+def _values(runs: Sequence[Record], key: str) -> list[float]:
+    return [one.after[key] for one in runs if one.after.get(key) is not None]
+
+
+def _teacher(runs: Sequence[Record], key: str) -> float | None:
+    return next((value for one in runs if (value := one.before.get(f"teacher_{key}")) is not None), None)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Mean and, of several values, sample standard deviation."""
+    if not values:
+        return "-"
+    mean = format(statistics.fmean(values), form)
+    return f"{mean} ± {format(statistics.stdev(values), form)}" if len(values) > 1 else mean
+
+
+def _summary(by_setting: dict[str, list[Record]]) -> str:
+    first = next(iter(by_setting.values()))[0]
+    steps, pairs = record.budget(first.config)
+    everyone = [one for runs in by_setting.values() for one in runs]
+    caches, _ = open_caches(everyone)
+    rows = []
+    for setting, runs in by_setting.items():
+        results = [one.result for one in runs if one.result is not None]
+        rows.append(
+            [
+                setting,
+                str(len(runs)),
+                spread(_values(runs, "iou_error"), ".4f"),
+                spread(_values(runs, "correlation"), ".3f"),
+                spread(_values(runs, "loss"), ".4g"),
+                number(results[0]["parameters"] if results else None, ","),
+                number(results[0]["mflops"] if results else None, ",.0f"),
+                spread([result["pairs_per_s"] for result in results], ".1f"),
+                spread([result["seconds"] / 3600 for result in results], ".3g"),
+                number(THESIS.get(setting), ".1f"),
+            ]
+        )
+    teacher = [number(_teacher(everyone, key), form) for key, form in (("iou_error", ".4f"), ("correlation", ".3f"))]
+    if teacher != ["-", "-"]:
+        rows.append(["teacher", "", *teacher, *["-"] * 5, number(_thesis_teacher(list(by_setting)), ".1f")])
+    head = (
+        "setting",
+        "seeds",
+        "IoU error",
+        "correlation",
+        "loss",
+        "parameters",
+        "MFLOP a pair",
+        "pairs/s",
+        "hours a run",
+        "thesis: OTB-100 AUC",
+    )
+    counts = sorted({len(runs) for runs in by_setting.values()})
+    over = f"; mean ± sample standard deviation over {' or '.join(map(str, counts))} seeds" if counts[-1] > 1 else ""
+    text = (
+        f"Equal budget: {steps:,} steps of {first.config.train.batch}, {pairs:,} pairs a run. Numbers are of the last validation"
+        f"{over}. Losses of different settings are different sums and do not"
+        f" compare. Making the shared caches took {cache_seconds(caches.values()) / 3600:.3g} hours, once for all runs. The last column is"
+        " reference, not measured here: success AUC on OTB-100 as the CFKD thesis states it, after 25 hours of training on full data."
+    )
+    return f"{text}\n\n{table(head, rows)}"
+
+
+def _thesis_teacher(settings: Sequence[str]) -> float | None:
+    """The published teacher's number, where all settings share one."""
+    numbers = {THESIS_TEACHER.get(setting, ATOM_TEACHER if setting in THESIS else None) for setting in settings}
+    return numbers.pop() if len(numbers) == 1 else None
+
+
+def parse_seeds(words: Sequence[str]) -> list[int]:
+    """`0,1,2` or `0 1 2`."""
+    found = [word for text in words for word in re.split(r"[,\s]+", text) if word]
+    if not found or not all(word.isdigit() for word in found):
+        raise RequestError(f"--seeds: expected whole numbers such as 0,1,2, found '{' '.join(words)}'; correct them")
+    return [int(word) for word in found]
