@@ -54,8 +54,11 @@ demo: setup ## the main job on a generated data set, from nothing: frames, cache
 	$(PY) -m train run --setting demo $(ARGS)
 	$(PY) -m train report $(RUN_DIR)/demo/* --out reports/demo
 
-demo-teacher: setup ## trains the demo's teacher again (models/demo_teacher; about an hour on 2 cores)
-	$(PY) -m tests.make_demo_teacher
+demo-teacher: setup ## trains the demo's teacher again and replaces models/demo_teacher (long)
+	$(PY) -m precompute demo-data --out data/demo-teacher --train 600 --val 24 --frames 32 --seed 1
+	DEMO_ROOT=data/demo-teacher $(PY) -m precompute cache --dataset demo --setting demo_teacher
+	$(PY) -m train run --setting demo_teacher $(ARGS)
+	$(PY) -m models convert $(RUN_DIR)/demo_teacher/seed0/student.safetensors models/demo_teacher/atom_resnet18medium.safetensors --dtype float16 --trim
 
 cache: setup ## DATASET=got10k [SETTING=atom_cfkd] [PAIRS=n] [VAL_PAIRS=n] [SPLIT=train|val] [TEACHER=weights] [TARGETS=all] [GPUS=n]
 	$(LAUNCH) -m precompute cache --dataset "$(or $(DATASET),$(error cache: expected DATASET=name, see configs/datasets.yaml; e.g. make cache DATASET=got10k))" --setting $(SETTING) \

@@ -64,9 +64,7 @@ class Teacher(Section):
     weights: str | None = Field(
         None, description="checkpoint file (make cache TEACHER=...); null: make cache takes the demo's, train the cache's"
     )
-    name: str | None = Field(
-        None, description="name of its group in the cache; null: the architecture (train: else the only group)"
-    )
+    name: str | None = Field(None, description="name of its group in the cache; null: the architecture (train: else the only group)")
     batch: int = Field(32, ge=1, description="pairs a forward pass in precompute; never across a part boundary")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="autocast type of the teacher's forward pass")
 

@@ -31,7 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--setting", default="gt", help="setting whose pairs.* say what is usable (default: gt)")
     parser.add_argument("--json", action="store_true", help="print JSON, with all problems")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the setting, e.g. pairs.min_frames=10")
-    options = parser.parse_args(arguments)
+    # intermixed: overrides may follow options
+    options = parser.parse_intermixed_args(arguments)
     if options.decode < -1 or options.most < 0:
         raise RequestError("--decode: expected -1 or more and --most: 0 or more, found less; correct them")
     pairs = load(options.setting, options.overrides).pairs

@@ -47,10 +47,9 @@ def main() -> None:
         torch.manual_seed(0)
         weights = f"{folder}/teacher.safetensors"
         models.save_weights(models.build("atom_resnet18"), Path(weights))
-        print(
-            f"\n{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {device_name()}; torch {torch.__version__};"
-            f" crop {options.size}, batch {options.batch}, {options.rounds} rounds, ATOM ResNet-18 -> MobileNetV2\n"
-        )
+        machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {device_name()}"
+        print(f"\n{machine}; torch {torch.__version__}; crop {options.size}, batch {options.batch}, {options.rounds} rounds")
+        print("teacher ATOM ResNet-18, student MobileNetV2, setting atom_cfkd\n")
         precompute_rate(weights, options)
         cache = Cache.open(next(Path(folder, "caches").glob("demo-train-*")))
         reading(cache, options)
@@ -112,8 +111,8 @@ def precompute_rate(weights: str, options: argparse.Namespace) -> None:
     history = Cache.open(next(Path(os.environ["CACHE_DIR"]).glob("demo-train-*"))).history()[-1]
     rate, forward_rate = options.pairs / history["seconds"], 1 / statistics.median(alone)
     print(
-        f"\nprecompute {rate:.2f} pairs/s (start-up included: {options.pairs / whole:.2f}); teacher's forward pass alone {forward_rate:.2f};"
-        f" share {rate / forward_rate:.0%}"
+        f"\nprecompute {rate:.2f} pairs/s (start-up included: {options.pairs / whole:.2f});"
+        f" teacher's forward pass alone {forward_rate:.2f}; share {rate / forward_rate:.0%}"
     )
 
 
@@ -232,9 +231,8 @@ def table(seconds: dict[str, list[float]], count: int) -> None:
     print("\n| step | ms a pair | times the student alone (median of rounds; least to most) |\n|---|---|---|")
     for name, found in seconds.items():
         ratios = sorted(one / base for one, base in zip(found, seconds["student"], strict=True))
-        print(
-            f"| {name} | {1e3 * statistics.median(found) / count:,.1f} | {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |"
-        )
+        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        print(f"| {name} | {1e3 * statistics.median(found) / count:,.1f} | {spread} |")
 
 
 if __name__ == "__main__":

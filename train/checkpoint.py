@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,9 @@ def load(path: Path) -> tuple[Progress, dict[str, Any]] | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file fails in any way
         raise RunError(f"{path}: expected a checkpoint, found a file that does not load; delete it to start the run anew") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise RunError(f"{path}: expected a checkpoint of version {VERSION}, found another; delete the run's folder to start anew")

@@ -243,6 +243,10 @@ class PhaseLoop:
         """The losses and the agreement with the truth on the validation pairs; pictures of the first of them."""
         sources = self.setup.plan.val[self.number]
         self.students.eval()
+        if self.setup.world > 1:
+            # BatchNorm's statistics of one process: those that the checkpoint keeps
+            for buffer in self.students.buffers():
+                torch.distributed.broadcast(buffer, 0)
         found = Validation(len(self.students.trackers), self.device)
         sample: Sample | None = None
         for batch in feed.batches(0, feed.steps or 0):

@@ -115,9 +115,8 @@ def check_cache(
                 )
             if error >= worst:
                 worst, where = error, key
-    return (
-        f"check: {len(rows)} pairs recomputed with the live teacher, largest relative error {worst:.2g} ({where}), tolerance {tolerance:g}"
-    )
+    checked = f"check: {len(rows)} pairs of {cache.path.name} recomputed with the live teacher"
+    return f"{checked}, largest relative error {worst:.2g} ({where}), tolerance {tolerance:g}"
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:

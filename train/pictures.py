@@ -70,7 +70,7 @@ def _image(normalised: Tensor) -> np.ndarray:
 
 def _box(image: np.ndarray, box: Tensor, scale: float, colour: tuple[int, int, int], thickness: int = 2) -> None:
     x, y, w, h = (float(value) * scale for value in box)
-    cv2.rectangle(image, (round(x), round(y)), (round(x + w), round(y + h)), colour, thickness, cv2.LINE_AA)
+    cv2.rectangle(image, (round(x), round(y)), (round(x + w), round(y + h)), colour, thickness)
 
 
 def _legend(width: int, teacher: bool) -> np.ndarray:

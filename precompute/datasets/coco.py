@@ -22,27 +22,17 @@ OPTIONS = ("annotations", "images")
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-class _Rings:
-    """Collects polygons as flat arrays: points of rings, rings of sequences."""
+def _flat(masks: list[list[np.ndarray]]) -> dict[str, np.ndarray]:
+    """Outlines of S sequences, rings (n, 2) each, as flat arrays.
 
-    def __init__(self) -> None:
-        self.points: list[float] = []
-        self.ends, self.counts = [0], [0]
-
-    def add(self, rings: list[list[float]]) -> None:
-        """The polygons of the next sequence, each x0, y0, x1, y1, ..."""
-        for ring in rings:
-            self.points += ring
-            self.ends.append(len(self.points) // 2)
-        self.counts.append(len(self.ends) - 1)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """points (P, 2) float32; ring r is points[rings[r] : rings[r + 1]]; sequence s has rings[masks[s]] ... rings[masks[s + 1]]."""
-        return {
-            "points": np.array(self.points, np.float32).reshape(-1, 2),
-            "rings": np.array(self.ends, np.int64),
-            "masks": np.array(self.counts, np.int64),
-        }
+    points (P, 2) float32; ring r is points[rings[r] : rings[r + 1]]; the rings of sequence s are masks[s] ... masks[s + 1] - 1.
+    """
+    rings = [ring for mask in masks for ring in mask]
+    return {
+        "points": np.concatenate([np.empty((0, 2), np.float32), *rings]),
+        "rings": np.cumsum([0, *map(len, rings)], dtype=np.int64),
+        "masks": np.cumsum([0, *map(len, masks)], dtype=np.int64),
+    }
 
 
 def files(root: Path, split: str, options: dict[str, Any]) -> tuple[Path, Path]:
@@ -67,13 +57,13 @@ def signature(root: Path, split: str, options: dict[str, Any]) -> tuple[str, int
 
 
 def scan(root: Path, split: str, options: dict[str, Any], masks: bool) -> Table:
-    """Reads the annotation; masks: keep image sizes and polygons too (`Table.extra`: size (S, 2) as w, h, and those of `_Rings`).
+    """Reads the annotation; masks: keep image sizes and polygons too (`Table.extra`: size (S, 2) as w, h, and those of `_flat`).
 
     A malformed annotation, one of an unknown image and a missing image file are problems.
     """
     file, folder = files(root, split, options)
     images: dict[Any, tuple[str, int, int]] = {}
-    found: list[tuple[Any, Any, list[float], list[list[float]]]] = []
+    found: list[tuple[Any, Any, list[float], list[np.ndarray]]] = []
     problems: list[Problem] = []
     for key, item in _items(str(file), ("images", "annotations")):
         try:
@@ -112,10 +102,8 @@ def _table(
     names = [images[image][0] for _, image, _, _ in found]
     extra: dict[str, np.ndarray] = {}
     if masks:
-        rings = _Rings()
-        for *_, polygons in found:
-            rings.add(polygons)
-        extra = {"size": np.array([images[image][1:] for _, image, _, _ in found], np.int32).reshape(-1, 2), **rings.arrays()}
+        sizes = np.array([images[image][1:] for _, image, _, _ in found], np.int32).reshape(-1, 2)
+        extra = {"size": sizes, **_flat([rings for *_, rings in found])}
     return Table(
         names=[f"{name}/{annotation}" for name, (annotation, *_) in zip(names, found, strict=True)],
         folders=[os.path.relpath(folder, root)] * len(found),
@@ -137,12 +125,12 @@ def _box(values: Any) -> list[float] | None:
     return box if box[2] > 0 and box[3] > 0 else None
 
 
-def _polygons(item: dict[str, Any]) -> list[list[float]]:
-    """The outline rings of three points and more; run-length masks give none (the box stands in for them)."""
+def _polygons(item: dict[str, Any]) -> list[np.ndarray]:
+    """The outline rings (n, 2) float32 of three points and more; run-length masks give none (the box stands in for them)."""
     rings = item.get("segmentation")
     if not isinstance(rings, list):
         return []
-    return [[float(value) for value in ring[: len(ring) // 2 * 2]] for ring in rings if len(ring) >= 6]
+    return [np.array(ring[: len(ring) // 2 * 2], np.float32).reshape(-1, 2) for ring in rings if len(ring) >= 6]
 
 
 def _short(error: Exception) -> str:

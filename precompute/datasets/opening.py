@@ -6,6 +6,7 @@ The index is one .npz file a data set in $TEACHONCE_INDEX (default ~/.cache/teac
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -168,4 +169,4 @@ def _save_index(table: Table, where: Path, seen: str) -> None:
     try:
         table.save(where, seen)
     except OSError as error:
-        print(f"index not kept ({error.strerror}: {where.parent}); TEACHONCE_INDEX names another folder", flush=True)
+        print(f"index not kept ({error.strerror}: {where.parent}); TEACHONCE_INDEX names another folder", file=sys.stderr)

@@ -29,7 +29,7 @@ _AFFINE, _LIGHT = 4, 7
 
 @dataclass(frozen=True)
 class Outlines:
-    """Outlines of S objects: see `coco._Rings.arrays`. An object without rings is outlined by its box."""
+    """Outlines of S objects: see `coco._flat`. An object without rings is outlined by its box."""
 
     boxes: np.ndarray  # (S, 4) float64, in the still image
     points: np.ndarray

@@ -229,7 +229,7 @@ def test_an_index_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path,
     (tmp_path / "file").touch()
     monkeypatch.setenv("TEACHONCE_INDEX", str(tmp_path / "file"))
     assert _open(tmp_path / "data", monkeypatch, True).lengths.tolist() == [5, 6]
-    assert "index not kept" in capsys.readouterr().out
+    assert "index not kept" in capsys.readouterr().err
 
 
 def test_table_round_trip_keeps_strange_names(tmp_path):
