@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cache import Cache
-from configs import Config, RunError
+from configs import Config, RequestError, RunError
 from kdlosses import Objective, Pairs, compute, layers_of
 from models import Teacher
 from models.preprocess import CropBatch, decoder_name, make_decoder
@@ -148,7 +148,7 @@ def decoder_note(cache: Cache, config: Config, device: torch.device) -> str | No
     try:
         if decoder_name(runnable[there], place) != there:
             return f"{line} (no {there} here to measure the difference with)"
-    except (RunError, ValueError, KeyError):
+    except (RequestError, KeyError):
         return f"{line} (no {there} here to measure the difference with)"
     rows = some_rows(cache, 8)
     first = recorded(cache, rows, config.train.feed, device, config.pairs.crop_size)

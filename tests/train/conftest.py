@@ -154,3 +154,9 @@ def fill(cache: Cache, teacher: models.Teacher, weights: Path, names: Sequence[s
         }
         | {"seconds": 2.0, "teacher_pairs": cache.count, "teacher_seconds": 0.5, "waited_seconds": 0.1, "device": "cpu, 1 threads"}
     )
+
+
+@pytest.fixture(scope="session")
+def textured():
+    """`make_cache`, for tests that need other pair sets than the world's."""
+    return make_cache

@@ -15,8 +15,8 @@ from kdlosses import Pairs
 from models.boxes import box_iou
 from train import checkpoint
 from train.log import read_metrics
-from train.loop import Meter
-from train.online import OnlineTeacher, check_cache, relative_error, some_rows
+from train.loop import Meter, PhaseLoop
+from train.online import OnlineTeacher, check_cache, decoder_note, recorded, relative_error, some_rows
 from train.plan import Sources
 from train.run import processes, run
 from train.sources import find_teacher, objectives, open_caches, open_sources, resolve_dataset
@@ -153,8 +153,6 @@ def test_the_validation_line_is_what_a_plain_evaluation_gives(world, tmp_path):
 @torch.no_grad()
 def plain_predictions(tracker: models.Tracker, cache: Cache, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Predicted and true IoU of every proposal of a cache, one pair after the other."""
-    from train.online import recorded
-
     predicted, truth = [], []
     for row in range(cache.count):
         one = recorded(cache, [row], "torch", torch.device("cpu"), size)
@@ -213,6 +211,33 @@ def test_without_a_data_set_the_only_fitting_cache_names_it(world, tmp_path):
         RequestError, match="expected the cache of one data set, found no cache that fits; make one with `make cache DATASET=NAME"
     ):
         resolve_dataset(world.config("dataset=null", f"cache_dir={tmp_path}"))
+
+
+def test_several_data_sets_are_mixed_each_from_its_own_cache(world, textured, tmp_path, capsys):
+    overrides = (f"cache_dir={tmp_path / 'caches'}", "val_dataset=a")
+    for name, split in (("a", "train"), ("b", "train"), ("a", "val")):
+        textured(world.config(*overrides, f"dataset={name}"), split, tmp_path / "caches" / f"{name}-{split}")
+    config = world.config(*QUICK, *overrides, "dataset=a b", setting="gt", runs=tmp_path)
+    seen: list[int] = []
+    plain = PhaseLoop.one_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PhaseLoop, "one_step", lambda self, batch, meter: (seen.extend(batch.source.tolist()), plain(self, batch, meter))[1])
+        run(config)
+    assert len(seen) == 16 and set(seen) == {0, 1}
+    assert "a-train, " in capsys.readouterr().out
+    with pytest.raises(RequestError, match="found caches of a, b; name one with dataset=NAME"):
+        resolve_dataset(world.config(*overrides, "dataset=null"))
+
+
+@pytest.mark.parametrize(("made_by", "said"), [("opencv", None), ("dali-cpu", "mean pixel difference"), ("dali-gpu", "no dali-gpu here")])
+def test_another_decoder_than_the_caches_is_mentioned_with_the_difference(world, monkeypatch, made_by, said):
+    if made_by == "dali-cpu":
+        pytest.importorskip("nvidia.dali", reason="DALI has no wheel for this platform")
+    (cache,) = open_caches(world.config(), "train")
+    monkeypatch.setattr(cache, "history", lambda: [{"decoder": ""}, {"decoder": made_by}])
+    note = decoder_note(cache, world.config(), torch.device("cpu"))
+    assert (note is None) == (said is None)
+    assert note is None or (said in note and f"decoded by {made_by}, this run decodes with opencv" in note)
 
 
 def test_teacher_and_student_must_give_equally_many_numbers(world):
