@@ -68,8 +68,9 @@ cache: setup ## DATASET=got10k [SETTING=atom_cfkd] [PAIRS=n] [VAL_PAIRS=n] [SPLI
 train: setup ## SETTING=atom_cfkd [DATASET=got10k] [ARGS="train.epochs=2 ..."] [GPUS=n]
 	$(LAUNCH) -m train run --setting $(SETTING) $(if $(DATASET),dataset="$(DATASET)") $(ARGS)
 
-study: setup ## SETTINGS="gt ts atom_cfkd" [SEEDS="0 1 2"]: settings at equal budget from one cache, one report
-	$(PY) -m train study $(SETTINGS) --seeds $(SEEDS) --out reports/study -- $(ARGS)
+study: setup ## SETTINGS="gt ts atom_cfkd" [SEEDS="0 1 2"] [EPOCHS=n] [BATCHES=1000]: equal budgets, one cache, one report
+	$(PY) -m train study $(SETTINGS) --seeds $(SEEDS) $(if $(EPOCHS),--epochs $(EPOCHS)) --batches $(or $(BATCHES),1000) \
+	  --out reports/study $(if $(DATASET),dataset="$(DATASET)") $(ARGS)
 
 test: setup ## the tests
 	$(PY) -m pytest -n 2 --dist loadfile

@@ -88,7 +88,7 @@ def resolve_dataset(config: Config) -> Config:
     for path in caches_below(config.cache_dir):
         identity = Cache.open(path).identity
         name = identity.get("dataset")
-        if isinstance(name, str) and not diff(identity, pair_identity(config.pairs, name, "train"), ignore=UNSTATED):
+        if isinstance(name, str) and not diff(identity, pair_identity(config.pairs, name, "train"), ignore=(*UNSTATED, "count")):
             names.add(name)
     if len(names) != 1:
         found = f"caches of {', '.join(sorted(names))}" if names else "no cache that fits"
@@ -103,14 +103,27 @@ def open_caches(config: Config, split: str) -> tuple[Cache, ...]:
     found = []
     for dataset in str(datasets).split():
         wanted = pair_identity(config.pairs, dataset, split)
-        one = find(config.cache_dir, wanted, ignore=UNSTATED, remedy=f"make it with `{cache_command(config, split, dataset)}`")
+        one = _find(config, wanted, remedy=f"make it with `{cache_command(config, split, dataset)}`")
         if missing := one.pairs.missing():
             raise RequestError(
                 f"{one.path}: expected all {one.parts} parts of the pair set, found {len(missing)} missing;"
-                f" finish it with `{cache_command(config, split, dataset)}` (finished parts are kept)"
+                f" finish it with `{cache_command(_with_count(config, split, one.count), split, dataset)}` (finished parts are kept)"
             )
         found.append(one)
     return tuple(found)
+
+
+def _find(config: Config, wanted: dict[str, Any], remedy: str) -> Cache:
+    """The pair set of the wanted count, or else the largest that differs in nothing but its count: what PAIRS=... made."""
+    try:
+        return find(config.cache_dir, wanted, ignore=UNSTATED, remedy=remedy)
+    except RequestError:
+        return find(config.cache_dir, wanted, ignore=(*UNSTATED, "count"), remedy=remedy)
+
+
+def _with_count(config: Config, split: str, count: int) -> Config:
+    field = "count" if split == "train" else "val_count"
+    return config.model_copy(update={"pairs": config.pairs.model_copy(update={field: count})})
 
 
 def open_sources(config: Config) -> Sources:

@@ -1,0 +1,48 @@
+"""Which cache a run takes."""
+
+from __future__ import annotations
+
+import pytest
+
+import configs
+from cache import Array, Cache
+from configs.errors import RequestError
+from train.sources import open_caches, resolve_dataset
+
+
+def config(folder, *overrides):
+    return configs.load("gt", [f"cache_dir={folder}", "pairs.crop_size=64", *overrides])
+
+
+def make(folder, name: str, count: int, *overrides):
+    wanted = config(folder, f"pairs.count={count}", *overrides)
+    identity = configs.pair_identity(wanted.pairs, name, "train") | {"content_sha256": "0"}
+    path = folder / f"{name}-{count}"
+    cache = Cache.create(path, identity, count, crop_bytes_bound=100, arrays=[Array("grey", (), "bool", "")], part=8, chunk=8)
+    for part in range(cache.parts):
+        start, stop = cache.bounds(part)
+        cache.pairs.write(part, {"grey": [True] * (stop - start)}, crops=[(b"\xff\xd8", b"\xff\xd8")] * (stop - start))
+    return path
+
+
+def test_a_pair_set_of_another_size_serves_and_the_wanted_size_is_preferred(tmp_path):
+    small, large = make(tmp_path, "demo", 8), make(tmp_path, "demo", 24)
+    for asked, expected in ((8, small), (24, large), (32_000, large)):
+        (found,) = open_caches(config(tmp_path, "dataset=demo", f"pairs.count={asked}"), "train")
+        assert found.path == expected
+
+
+def test_any_other_difference_is_refused_by_name(tmp_path):
+    make(tmp_path, "demo", 8)
+    with pytest.raises(RequestError, match=r"max_gap: cached 50, wanted 20.*make cache DATASET=demo"):
+        open_caches(config(tmp_path, "dataset=demo", "pairs.max_gap=20"), "train")
+
+
+def test_the_only_data_set_need_not_be_named(tmp_path):
+    with pytest.raises(RequestError, match="expected the cache of one data set, found no cache that fits"):
+        resolve_dataset(config(tmp_path))
+    make(tmp_path, "demo", 8)
+    assert resolve_dataset(config(tmp_path)).dataset == "demo"
+    make(tmp_path, "got10k", 8)
+    with pytest.raises(RequestError, match="found caches of demo, got10k; name one with dataset=NAME"):
+        resolve_dataset(config(tmp_path))
