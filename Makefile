@@ -20,9 +20,9 @@ GPUS ?= 1
 ARGS ?=
 export CACHE_DIR RUN_DIR DEMO_ROOT
 
+comma := ,
 # on Linux the feed is DALI's; elsewhere (no wheels) the PyTorch/OpenCV feed takes its place
-EXTRAS := $(if $(filter Linux,$(shell uname -s)),dev$(,)dali,dev)
-, := ,
+EXTRAS := $(if $(filter Linux,$(shell uname -s)),dev$(comma)dali,dev)
 ifeq ($(GPUS),1)
 LAUNCH := $(PY)
 else
