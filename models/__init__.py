@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from models.checkpoint import guess_architecture, load_weights, read_state, save_weights, weights_digest
 from models.outputs import LAYERS, STRIDES, Outputs
-from models.pretrained import load_imagenet_backbone, start_from
+from models.pretrained import DEMO_TEACHER, load_imagenet_backbone, start_from
 from models.prroi import prroi_pool
-from models.sizes import flops
+from models.sizes import flops, network_sizes
 from models.tracker import ARCHITECTURES, PARTS, Teacher, Tracker, build
 
 __all__ = [
     "ARCHITECTURES",
+    "DEMO_TEACHER",
     "LAYERS",
     "PARTS",
     "STRIDES",
@@ -22,6 +23,7 @@ __all__ = [
     "guess_architecture",
     "load_imagenet_backbone",
     "load_weights",
+    "network_sizes",
     "prroi_pool",
     "read_state",
     "save_weights",

@@ -10,6 +10,9 @@ from configs.errors import RequestError, RunError
 from models.checkpoint import load_state, read_state, with_our_names
 from models.tracker import ARCHITECTURES, PARTS, Tracker
 
+# Trained on the demo's generated video: lets the commands be tried without a public checkpoint.
+DEMO_TEACHER = Path(__file__).parent / "demo_teacher" / "atom_resnet18medium.safetensors"
+
 # The first published weights: those that the public trackers started from.
 IMAGENET = {
     "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
@@ -26,7 +29,7 @@ def load_imagenet_backbone(tracker: Tracker) -> None:
     spec = ARCHITECTURES[tracker.architecture]
     if spec.backbone == "resnet18" and spec.width != 64:
         raise RequestError(
-            f"expected a backbone with ImageNet weights (resnet18, resnet50, mobilenet_v2), found {tracker.architecture}, a ResNet-18 of"
+            f"student.weights=imagenet: expected a backbone of published width, found {tracker.architecture}, a ResNet-18 of"
             f" width {spec.width}; set student.weights to null or to a file"
         )
     weights = IMAGENET[spec.backbone]

@@ -7,7 +7,14 @@ import copy
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.tracker import PARTS, Tracker
+from models.tracker import PARTS, Tracker, build
+
+
+def network_sizes(architecture: str) -> tuple[dict[str, int], int]:
+    """layer -> channels, and numbers a proposal, of an architecture; nothing is allocated."""
+    with torch.device("meta"):
+        tracker = build(architecture)
+    return tracker.channels, tracker.numbers
 
 
 def flops(tracker: Tracker, crop_size: int, proposals: int = 16) -> int:

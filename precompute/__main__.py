@@ -17,6 +17,7 @@ from configs.cli import Parser, run
 from configs.errors import RequestError
 from configs.files import fingerprint
 from configs.load import dataset_entry
+from configs.machine import processors
 from kdlosses.targets import TARGETS
 from precompute import cost
 from precompute.builder import Measured, Work, fill
@@ -217,11 +218,6 @@ def report(config: configs.Config, cache: Cache, measured: Measured, teacher: Te
     line = cost.break_even(config, measured)
     if line:
         print(line)
-
-
-def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(name: str) -> torch.device:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,6 +19,7 @@ import numpy as np
 from configs.cli import Parser
 from configs.errors import RequestError
 from configs.files import write_atomic
+from configs.machine import processors
 from configs.progress import Progress
 from precompute.crops import encode
 from precompute.demo_scene import Annotation, Scene
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         if getattr(options, name) < least:
             raise RequestError(f"--{name}: expected a number of at least {least}, found {getattr(options, name)}; correct it")
     request = Request(options.train, options.val, options.frames, options.seed)
-    made = generate(options.out, request, options.jobs or _processors())
+    made = generate(options.out, request, options.jobs or processors())
     print(f"{options.out}: {request.train} + {request.val} sequences of {request.frames} frames, {'made' if made else 'already there'}")
     return 0
 
@@ -157,7 +157,3 @@ def _write_annotations(folder: Path, annotations: list[Annotation], scene: Scene
     }
     for name, lines in texts.items():
         (folder / name).write_text("\n".join(lines) + "\n")
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,9 +19,6 @@ from kdlosses.objectives import build_objective
 from kdlosses.projection import Projection, draw_projection
 from models.preprocess import VERSION as PREPROCESS_VERSION
 
-# Trained on the demo's generated video: lets the commands be tried without a public checkpoint.
-DEMO_TEACHER = Path(models.__file__).parent / "demo_teacher" / "atom_resnet18medium.safetensors"
-
 
 @dataclass(frozen=True)
 class TeacherChoice:
@@ -62,7 +59,7 @@ def choose(section: TeacherSection) -> TeacherChoice:
     if weights is None:
         if not architecture.startswith("atom_"):
             raise RequestError(f"teacher: expected weights for {architecture}, found none; pass TEACHER=checkpoint.pth")
-        architecture, weights = "atom_resnet18medium", str(DEMO_TEACHER)
+        architecture, weights = "atom_resnet18medium", str(models.DEMO_TEACHER)
         print(
             f"warning: teacher: expected weights for {section.architecture} (TEACHER=checkpoint.pth), found none; goes on with the bundled"
             " demo teacher (atom_resnet18medium, trained on generated video): good for trials, not for results",
@@ -104,8 +101,8 @@ def needed_targets(config: Config) -> tuple[str, ...]:
 
 def plan_targets(config: Config, teacher: TeacherChoice, wanted: Sequence[str]) -> list[TargetPlan]:
     """What each wanted target stores for this teacher (and, for projected ones, this student and projection seed)."""
-    channels, numbers = _sizes(teacher.architecture)
-    student_channels, _ = _sizes(config.student.architecture)
+    channels, numbers = models.network_sizes(teacher.architecture)
+    student_channels, _ = models.network_sizes(config.student.architecture)
     plans = []
     for name in wanted:
         target = target_table.target(name)
@@ -124,10 +121,3 @@ def plan_targets(config: Config, teacher: TeacherChoice, wanted: Sequence[str]) 
             identity |= {"projection_seed": seed, "student_channels": {layer: student_channels[layer] for layer in target.layers}}
         plans.append(TargetPlan(name, arrays, identity, projection))
     return plans
-
-
-def _sizes(architecture: str) -> tuple[dict[str, int], int]:
-    # the networks' sizes follow from their names; built on the meta device so that nothing is allocated
-    with torch.device("meta"):
-        tracker = models.build(architecture)
-    return tracker.channels, tracker.numbers

@@ -28,6 +28,7 @@ import configs
 import models
 from cache import Cache
 from configs.cli import Parser
+from configs.machine import processors
 from kdlosses import Pairs, build_objective, correlation
 from kdlosses import targets as target_table
 from precompute.__main__ import main as precompute
@@ -177,9 +178,8 @@ def steps(cache: Cache, weights: str, options: argparse.Namespace) -> None:
     needs = objective.needs
     optimizer = torch.optim.Adam([one for one in student.parameters() if one.requires_grad], lr=1e-4)
     units = {name: unit for (_, name), unit in cache.targets().items() if name in needs.targets}
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     feed = Feed(
-        [cache], Order([cache.count], [cache.chunk], 16, 0), [units], batch=count, pairs=config.pairs, device=device, threads=threads
+        [cache], Order([cache.count], [cache.chunk], 16, 0), [units], batch=count, pairs=config.pairs, device=device, threads=processors()
     )
     ready, position = boxes_and_images(count, size), iter(range(10**9))
 

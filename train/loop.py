@@ -5,7 +5,6 @@ Letters: B pairs a step on this process, T loss terms. Nothing in a step waits f
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.optim.lr_scheduler import StepLR
 from cache import Unit
 from configs import Config, Phase, RequestError, RunError
 from configs.files import write_atomic
+from configs.machine import processors
 from kdlosses import Objective, Pairs
 from train import checkpoint
 from train.checkpoint import Progress
@@ -295,5 +295,4 @@ def feed_threads(wanted: int | None, world: int) -> int:
     """Decoder threads of one process: as configured, else its share of the processors it may use."""
     if wanted is not None:
         return wanted
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, processors // world)
+    return max(1, processors() // world)

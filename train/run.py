@@ -27,7 +27,7 @@ from train.log import RunLog
 from train.loop import PhaseLoop, Setup
 from train.online import OnlineTeacher, check_cache, decoder_note
 from train.plan import Plan, make_plan
-from train.sources import DEMO_TEACHER, Sources, adopt_projection, held, objectives, open_sources, resolve_dataset
+from train.sources import Sources, adopt_projection, held, objectives, open_sources, resolve_dataset
 from train.students import Students, build_students
 
 # What may differ between the beginning and the rest of a run: none of it is meant to change a number.
@@ -111,7 +111,7 @@ def prepare(config: Config) -> tuple[Sources, list[Objective], Plan]:
 def _with_weights(config: Config, sources: Sources) -> Config:
     """The configuration with the teacher's file that was found, so that a command which adds targets names it."""
     source = sources.teacher
-    if config.teacher is None or source is None or source.weights in (None, DEMO_TEACHER):
+    if config.teacher is None or source is None or source.weights in (None, models.DEMO_TEACHER):
         return config
     return config.model_copy(update={"teacher": config.teacher.model_copy(update={"weights": str(source.weights)})})
 

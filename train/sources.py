@@ -17,8 +17,6 @@ from kdlosses.projection import Projection
 from models.preprocess import VERSION as PREPROCESS_VERSION
 from train.plan import ABSENT, cache_command
 
-# What precompute takes where a setting names no weights; its targets are the only ones taken for another network's, and never silently.
-DEMO_TEACHER = Path(models.__file__).parent / "demo_teacher" / "atom_resnet18medium.safetensors"
 # Part of a cache's identity that no configuration states: the data set's frames need not be here to train from its cache.
 UNSTATED = ("content_sha256",)
 
@@ -49,7 +47,7 @@ class TeacherSource:
     @property
     def channels(self) -> dict[str, int]:
         """layer -> channels."""
-        return network_sizes(self.architecture)[0]
+        return models.network_sizes(self.architecture)[0]
 
 
 @dataclass(frozen=True)
@@ -67,13 +65,6 @@ class Sources:
         if self.teacher is not None:
             found["teacher"] = str(self.teacher.identity.get("weights_sha256", ""))
         return found
-
-
-def network_sizes(architecture: str) -> tuple[dict[str, int], int]:
-    """layer -> channels, and numbers a proposal, of an architecture; nothing is allocated."""
-    with torch.device("meta"):
-        tracker = models.build(architecture)
-    return tracker.channels, tracker.numbers
 
 
 def resolve_dataset(config: Config) -> Config:
@@ -145,8 +136,8 @@ def find_teacher(config: Config, *caches: Cache) -> TeacherSource:
     assert section is not None
     name, architecture, weights, note = section.name or section.architecture, section.architecture, section.weights, ""
     if weights is None and section.name is None and _demo_stands_in(caches, name):
-        name = architecture = DEMO_TEACHER.stem
-        weights = str(DEMO_TEACHER)
+        name = architecture = models.DEMO_TEACHER.stem
+        weights = str(models.DEMO_TEACHER)
         note = (
             f"warning: teacher: expected {section.architecture}, found no targets of it; goes on with those of the bundled demo teacher"
             f" ({name}, trained on generated video): good for trials, not for results"
@@ -173,16 +164,16 @@ def find_teacher(config: Config, *caches: Cache) -> TeacherSource:
 
 def _demo_stands_in(caches: Sequence[Cache], name: str) -> bool:
     """Whether the caches know nothing of the wanted teacher, but hold the bundled demo teacher's numbers."""
-    if any(name in one.teachers() for one in caches) or not DEMO_TEACHER.is_file():
+    if any(name in one.teachers() for one in caches) or not models.DEMO_TEACHER.is_file():
         return False
-    digests = [one.teachers().get(DEMO_TEACHER.stem, {}).get("weights_sha256") for one in caches]
-    return any(digests) and models.weights_digest(DEMO_TEACHER) in digests
+    digests = [one.teachers().get(models.DEMO_TEACHER.stem, {}).get("weights_sha256") for one in caches]
+    return any(digests) and models.weights_digest(models.DEMO_TEACHER) in digests
 
 
 def _recorded_weights(caches: Sequence[Cache], name: str, digest: str | None) -> Path | None:
     """The weights file that a cache's history records for this teacher, or the bundled one, if its content is still the same."""
     recorded = [record["teacher_weights"] for one in caches for record in one.history() if record.get("teacher") == name]
-    for path in dict.fromkeys([*reversed(recorded), str(DEMO_TEACHER)]):
+    for path in dict.fromkeys([*reversed(recorded), str(models.DEMO_TEACHER)]):
         if path and digest and Path(path).is_file() and models.weights_digest(path) == digest:
             return Path(path)
     return None
@@ -190,9 +181,9 @@ def _recorded_weights(caches: Sequence[Cache], name: str, digest: str | None) ->
 
 def objectives(config: Config, teacher: TeacherSource | None) -> list[Objective]:
     """The objective of each phase."""
-    channels, numbers = network_sizes(config.student.architecture)
-    second = network_sizes(config.second_student.architecture) if config.second_student is not None else None
-    sizes = network_sizes(teacher.architecture) if teacher is not None else None
+    channels, numbers = models.network_sizes(config.student.architecture)
+    second = models.network_sizes(config.second_student.architecture) if config.second_student is not None else None
+    sizes = models.network_sizes(teacher.architecture) if teacher is not None else None
     for other, what in ((second, "second_student"), (sizes, "teacher")):
         if other is not None and other[1] != numbers:
             raise RequestError(

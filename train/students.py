@@ -6,19 +6,15 @@ Letters: B pairs, N proposals, S side of the crops.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 import models
-from configs import Config, Phase, RequestError, RunError
-from configs.schema import Student
+from configs import Config, Phase
 from kdlosses import Objective, Pairs
 from models import Outputs
-from models.checkpoint import load_state, read_state, with_our_names
 
 
 class Students(nn.Module):
@@ -72,46 +68,9 @@ def build_students(config: Config) -> tuple[Students, list[str]]:
         if section is not None:
             tracker = models.build(section.architecture)
             if section.weights is not None:
-                notes.append(f"{section.architecture} starts from {start_from(tracker, section)}")
+                notes.append(f"{section.architecture} starts from {models.start_from(tracker, section.weights)}")
             trackers.append(tracker)
     return Students(trackers), notes
-
-
-def start_from(tracker: models.Tracker, section: Student) -> str:
-    """Loads `student.weights` into a tracker; says what was loaded.
-
-    Raises:
-        RequestError: the file does not fit; or `imagenet` for a backbone that torchvision has no weights of.
-        RunError: torchvision's weights cannot be had.
-    """
-    assert section.weights is not None
-    if section.weights == "imagenet":
-        load_state(tracker, _imagenet(section.architecture), "torchvision's ImageNet weights", ("backbone",))
-        return "torchvision's ImageNet weights (backbone)"
-    if not Path(section.weights).is_file():
-        raise RequestError(f"student.weights: expected null, imagenet or a file, found '{section.weights}'; correct student.weights")
-    state = with_our_names(read_state(section.weights)[0])
-    parts = tuple(part for part, name in models.PARTS.items() if any(key.startswith(f"{name}.") for key in state)) or tuple(models.PARTS)
-    load_state(tracker, state, section.weights, parts)
-    return f"{section.weights} ({' and '.join(parts)})"
-
-
-def _imagenet(architecture: str) -> dict[str, Tensor]:
-    spec = models.ARCHITECTURES[architecture]
-    if spec.backbone.startswith("resnet") and spec.width != 64:
-        raise RequestError(
-            f"student.weights=imagenet: expected a backbone of published width, found {architecture}; torchvision has no weights of it,"
-            " set student.weights to null or a file"
-        )
-    try:
-        # the first published weights are those that ATOM starts from
-        state: dict[str, Tensor] = torchvision.models.get_model_weights(spec.backbone)["IMAGENET1K_V1"].get_state_dict(progress=False)
-    except OSError as error:
-        raise RunError(
-            f"student.weights=imagenet: expected torchvision's weights of {spec.backbone}, found no way to fetch them ({error});"
-            " connect to the network once, or give the file with student.weights=FILE"
-        ) from error
-    return state
 
 
 def parameter_groups(students: Students, objective: Objective, config: Config) -> list[dict[str, Any]]:
