@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 Layer = Literal["conv1", "layer1", "layer2", "layer3"]
 Part = Literal["backbone", "head"]
 Regression = Literal["mse", "smooth_l1"]
+Augmentation = Literal["brightness", "grey", "flip", "blur", "proposals"]
 
 # Largest unsigned 64-bit seed is what the counter-based generator takes as half of its key.
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -194,7 +195,15 @@ class Train(Section):
     augment: Literal["replay", "fresh", "none"] = Field(
         "replay", description="replay: the recorded photometry; fresh: new each epoch; none: plain crops"
     )
+    fresh: tuple[Augmentation, ...] = Field(
+        ("brightness", "grey", "flip", "blur", "proposals"),
+        min_length=1,
+        description="what fresh batches draw anew; the rest is replayed",
+    )
     mix: float = Field(0.0, ge=0, le=1, description="share of the batches with fresh augmentation and the online teacher")
+    proposals: int | None = Field(
+        None, ge=1, description="proposals a pair that a step draws from those of the cache (pairs.proposals), anew each time; null: all"
+    )
     check_pairs: int = Field(
         8, ge=0, description="pairs recomputed with the live teacher before the first epoch, if its weights are at hand"
     )
@@ -251,6 +260,11 @@ class Config(Section):
             )
         if self.train.mix > 0 and self.train.augment != "replay":
             raise ValueError("train.mix > 0 clashes with train.augment other than replay: it is the share of fresh batches")
+        if (self.train.proposals or 0) > self.pairs.proposals:
+            raise ValueError(
+                f"train.proposals: expected at most the {self.pairs.proposals} that a cached pair has (pairs.proposals), found"
+                f" {self.train.proposals}; lower it, or make a cache of more with pairs.proposals={self.train.proposals}"
+            )
         return self
 
     def phases_or_one(self) -> tuple[Phase, ...]:

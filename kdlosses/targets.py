@@ -59,7 +59,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """One kind of teacher numbers, cached and recomputed as a whole."""
+    """One kind of teacher numbers, cached and recomputed as a whole. All of them belong to the images that the teacher saw."""
 
     name: str
     version: int
@@ -71,6 +71,8 @@ class Target:
     doc: str
     shapes: Callable[[tuple[str, ...], Sizes], list[TargetArray]]
     numbers: Callable[[tuple[str, ...], Outputs, Pairs, Projection | None], dict[str, Tensor]]
+    per_proposal: bool = False
+    """whether row p of each array belongs to proposal p, so that new proposals need new numbers and fewer a part of them"""
 
     @property
     def projected(self) -> bool:
@@ -237,7 +239,7 @@ _ALL = tuple(LAYERS)
 TARGETS: dict[str, Target] = {
     one.name: one
     for one in (
-        Target("iou", 1, (), ("teacher_soft", "adaptive_hard", "mutual_students"), "prediction of each proposal", _iou_shapes, _iou),
+        Target("iou", 1, (), ("teacher_soft", "adaptive_hard", "mutual_students"), "prediction of each proposal", _iou_shapes, _iou, True),
         Target("abs_sum", 1, DEEP, ("fidelity",), "channel-summed absolute features", _abs_sum_shapes, _abs_sum),
         Target("abs_sum_shallow", 1, SHALLOW, ("fidelity",), "the same of the first two layers", _abs_sum_shapes, _abs_sum),
         Target("response", 1, _ALL, ("target_response",), "features times their correlation", _response_shapes, _response("correlation")),

@@ -98,7 +98,7 @@ def draw_proposals(test_box: np.ndarray, seed: int, first: int | np.ndarray, str
         )
     count = pairs.proposals
     sigmas = np.asarray(pairs.proposal_sigmas, np.float64)
-    picked = _of_rows(counter_uniform, seed, stream0, numbers, count)
+    picked = of_rows(counter_uniform, seed, stream0, numbers, count)
     scale = sigmas[(picked * len(sigmas)).astype(np.int64)] * np.sqrt(box[:, 2] * box[:, 3])[:, None]
     result = np.zeros((len(box), count, 4), np.float64)
     open_ = np.ones((len(box), count), bool)
@@ -107,8 +107,8 @@ def draw_proposals(test_box: np.ndarray, seed: int, first: int | np.ndarray, str
         if not rows.size:
             break
         stream = stream0 + 1 + 2 * attempt
-        normal = _of_rows(counter_normal, seed, stream, numbers[rows], 4 * count).reshape(-1, count, 4)
-        uniform = _of_rows(counter_uniform, seed, stream + 1, numbers[rows], 4 * count).reshape(-1, count, 2, 2)
+        normal = of_rows(counter_normal, seed, stream, numbers[rows], 4 * count).reshape(-1, count, 4)
+        uniform = of_rows(counter_uniform, seed, stream + 1, numbers[rows], 4 * count).reshape(-1, count, 2, 2)
         tried = _perturb(box[rows], scale[rows], normal, uniform)
         result[rows] = np.where(open_[rows][..., None], tried, result[rows])
         open_[rows] &= box_iou(result[rows], box[rows][:, None]) <= pairs.proposal_min_iou
@@ -128,7 +128,7 @@ def _perturb(box: np.ndarray, scale: np.ndarray, normal: np.ndarray, uniform: np
     return np.concatenate([corner, np.where(sides <= 1, small[:, :, 1], sides)], axis=-1)
 
 
-def _of_rows(draw: Any, seed: int, stream: int, rows: np.ndarray, numbers: int) -> np.ndarray:
-    """`draw` for these rows (ascending) only: one request for each run of neighbouring rows."""
+def of_rows(draw: Any, seed: int, stream: int, rows: np.ndarray, numbers: int) -> np.ndarray:
+    """`draw` (`counter_uniform`, `counter_normal`) for these rows (n,), ascending: one request for each run of neighbouring rows."""
     runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
     return np.concatenate([draw(seed, stream, int(run[0]) if len(run) else 0, len(run), numbers) for run in runs])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -19,11 +19,13 @@ from torch import Tensor
 
 from cache import Cache, Unit
 from configs.errors import RunError
+from configs.schema import Augmentation
 from configs.schema import Pairs as PairsSection
+from kdlosses import TARGETS
 from kdlosses.pairs import Pairs
 from models.preprocess import BrokenCrop, CropBatch, make_decoder
 from models.preprocess.decoder import Kind
-from train.augment import draw_fresh, flip_boxes, fresh_proposals, is_fresh
+from train.augment import ALL, choose_proposals, combined, draw_fresh, flip_boxes, fresh_proposals, is_fresh, replayed
 
 ROWS = ("ref_box", "test_box", "proposals", "brightness", "grey")
 # batches assembled ahead of the decoder
@@ -46,7 +48,7 @@ class Batch:
     test: Tensor
     pairs: Pairs
     targets: dict[str, Tensor]
-    """"target/array" -> (B, ...) float32; only what was asked of the cache, nothing for a fresh batch"""
+    """"target/array" -> (B, ...) float32; only what was asked of the cache, of a fresh batch only what belongs to it all the same"""
     fresh: bool
     source: np.ndarray
     """(B,) which cache"""
@@ -82,6 +84,8 @@ class Feed:
         batch: B of this process; rank, world: the step's pairs are shared out in strides over the processes.
         total: pairs in all, for an order that ends (the last batch is then shorter); None: endless.
         augment: replay the recorded photometry; none: plain crops; fresh: new for every position. mix: share of fresh steps among replayed.
+        fresh: what a fresh step draws anew; fresh_targets: names of the targets that belong to a fresh step's pairs all the same.
+        proposals: N of a step, drawn anew for every position from those of the cache; None: all of them, as recorded.
         pairs: the pair set's section (ranges of fresh photometry, proposals).
     """
 
@@ -98,6 +102,9 @@ class Feed:
         threads: int = 1,
         augment: Literal["replay", "fresh", "none"] = "replay",
         mix: float = 0.0,
+        fresh: Collection[Augmentation] = ALL,
+        fresh_targets: Collection[str] = (),
+        proposals: int | None = None,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -107,6 +114,7 @@ class Feed:
         self.caches, self.order, self.units = list(caches), order, list(targets)
         self.batch_size, self.section, self.device = batch, pairs, device
         self.augment, self.mix, self.seed = augment, mix, seed
+        self.fresh, self.fresh_targets, self.proposals = frozenset(fresh), frozenset(fresh_targets), proposals
         self.rank, self.world, self.total = rank, world, total
         self.waited_s = 0.0
         self._keep = keep
@@ -192,19 +200,35 @@ class Feed:
         source, pair = source[mine], pair[mine]
         rows, targets, refs, tests = self._gather(source, pair, self.is_fresh(step))
         valid = self.batch_size if self.total is None else int((first + mine < self.total).sum())
-        grey, brightness = rows["grey"].astype(bool), rows["brightness"]
-        flip, blur = np.zeros(len(pair), bool), np.zeros((len(pair), 2), np.float32)
+        look = replayed(rows["brightness"], rows["grey"])
         if self.is_fresh(step):
-            fresh = draw_fresh(self.seed, first, whole, self.section)
-            grey, brightness, flip, blur = fresh.grey[mine], fresh.brightness[mine], fresh.flip[mine], fresh.blur[mine]
-            for name in ("ref_box", "test_box"):
-                rows[name] = flip_boxes(rows[name], flip, self.section.crop_size)
-            rows["proposals"] = fresh_proposals(rows["test_box"], self.seed, first + mine, self.section)
+            drawn = draw_fresh(self.seed, first, whole, self.section).take(mine)
+            look = combined(look, drawn, self.fresh)
+            for name in ("ref_box", "test_box", "proposals"):
+                rows[name] = flip_boxes(rows[name], look.flip, self.section.crop_size)
         elif self.augment == "none":
-            grey, brightness = np.zeros_like(grey), np.ones_like(brightness)
-        both = (np.ascontiguousarray(brightness.T, np.float32).reshape(-1), np.tile(grey, 2), np.tile(flip, 2))
-        crops = CropBatch([*refs, *tests], *both, np.ascontiguousarray(blur.T).reshape(-1))
+            look = replayed(np.ones_like(look.brightness), np.zeros_like(look.grey))
+        if self.is_fresh(step) and "proposals" in self.fresh:
+            section = self.section.model_copy(update={"proposals": self.proposals or self.section.proposals})
+            rows["proposals"] = fresh_proposals(rows["test_box"], self.seed, first + mine, section)
+        elif self.proposals is not None:
+            self._choose(rows, targets, first + mine)
+        crops = CropBatch(
+            jpegs=[*refs, *tests],
+            brightness=np.ascontiguousarray(look.brightness.T).reshape(-1),
+            grey=np.tile(look.grey, 2),
+            flip=np.tile(look.flip, 2),
+            blur=np.ascontiguousarray(look.blur.T).reshape(-1),
+        )
         return _Assembled(crops, rows, targets, valid, self.is_fresh(step), source, pair)
+
+    def _choose(self, rows: dict[str, np.ndarray], targets: dict[str, np.ndarray], positions: np.ndarray) -> None:
+        """Leaves `proposals` of each pair's proposals, and of the teacher's numbers for them."""
+        chosen = choose_proposals(self.seed, positions, rows["proposals"].shape[1], self.proposals or 0)
+        at = np.arange(len(positions))[:, None]
+        rows["proposals"] = rows["proposals"][at, chosen]
+        for key in [key for key in targets if TARGETS[key.split("/")[0]].per_proposal]:
+            targets[key] = targets[key][at, chosen]
 
     def _gather(
         self, source: np.ndarray, pair: np.ndarray, fresh: bool
@@ -218,7 +242,8 @@ class Feed:
         for one, chunk_number in sorted(set(zip(source.tolist(), number.tolist(), strict=True))):
             chunk = self._chunk(one, chunk_number)
             here = np.flatnonzero((source == one) & (number == chunk_number))
-            for found, held in ((rows, chunk.rows), (targets, {} if fresh else chunk.targets)):
+            belonging = {key: held for key, held in chunk.targets.items() if not fresh or key.split("/")[0] in self.fresh_targets}
+            for found, held in ((rows, chunk.rows), (targets, belonging)):
                 for name, array in held.items():
                     if name not in found:
                         found[name] = np.empty((len(pair), *array.shape[1:]), array.dtype)

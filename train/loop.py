@@ -154,7 +154,8 @@ class PhaseLoop:
         order = Order(counts, [cache.chunk for cache in caches], config.shuffle_window, config.seed)
         # every cache has two windows under way where one ends and the next begins
         keep = (2 * config.shuffle_window + 8) * len(caches)
-        return Feed(caches, order, units, augment=config.augment, mix=config.mix, seed=config.seed, keep=keep, **common)
+        common |= {"augment": config.augment, "mix": config.mix, "fresh": config.fresh, "proposals": config.proposals}
+        return Feed(caches, order, units, fresh_targets=setup.plan.fresh[self.number].cached, seed=config.seed, keep=keep, **common)
 
     def _val_targets(self) -> tuple[str, ...]:
         """What validation reads of the cache: its losses' targets, and the teacher's predictions to compare with."""
@@ -181,7 +182,7 @@ class PhaseLoop:
 
     def one_step(self, batch: Batch, meter: Meter) -> None:
         """Forward, backward, update; nothing here waits for the device."""
-        sources: From = (self.setup.plan.mixed if batch.fresh else self.setup.plan.train)[self.number]
+        sources: From = (self.setup.plan.fresh if batch.fresh else self.setup.plan.train)[self.number]
         targets = self.targets(batch, sources)
         self.optimizer.zero_grad(set_to_none=True)
         terms, _ = self.model(self._laid_out(batch.ref), self._laid_out(batch.test), batch.pairs, targets, self.progress.phase_epoch)

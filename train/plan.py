@@ -7,12 +7,13 @@ weights are at hand. A loss whose target is missing is an error here; it is neve
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import configs
 from configs import Config, RequestError
 from configs.load import SETTINGS, yaml_value
+from kdlosses import TARGETS
 
 # What one cache holds of each target: "" = all of it, else why it cannot be used ("3 of 32 parts missing").
 Held = Mapping[str, str]
@@ -44,20 +45,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """The decision: `train[p]`, `mixed[p]` and `val[p]` say where phase p's targets come from.
+    """The decision: `train[p]`, `fresh[p]` and `val[p]` say where phase p's targets come from.
 
-    `mixed` is for the batches with fresh augmentation (train.mix, or all of them with train.augment=fresh).
+    `fresh` is for the batches with fresh augmentation (train.mix, or all of them with train.augment=fresh), `train` for the others.
     """
 
     rows: tuple[Row, ...]
     train: tuple[Sources, ...]
-    mixed: tuple[Sources, ...]
+    fresh: tuple[Sources, ...]
     val: tuple[Sources, ...]
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any batch of the run starts the teacher."""
-        return any(sources.online for sources in (*self.train, *self.mixed, *self.val))
+        return any(sources.online for sources in (*self.train, *self.fresh, *self.val))
 
     def table(self) -> str:
         """The plan as an aligned text table, one term a line."""
@@ -83,50 +84,57 @@ def make_plan(config: Config, needs: Sequence[TermNeeds], train: Held, val: Held
     """
     phases = config.phases_or_one()
     wanted = [tuple(dict.fromkeys(target for targets in phase.values() for target in targets)) for phase in needs]
-    replayed = recorded_images(config)
-    training = tuple(
-        _training(config, targets, train, weights) if replayed else _online(config, targets, weights, _why_not_replayed(config))
-        for targets in wanted
-    )
-    mixed: tuple[Sources, ...] = tuple(Sources() for _ in wanted)
-    if config.train.mix > 0 or config.train.augment == "fresh":
-        why = f"train.mix={config.train.mix:g} makes some batches fresh" if config.train.mix > 0 else _why_not_replayed(config)
-        mixed = tuple(_online(config, targets, weights, why) for targets in wanted)
-    validation = tuple(_validation(config, targets, val, weights) for targets in wanted)
+    augment = config.train.augment
+    training = tuple(_training(config, targets, train, weights, augment) for targets in wanted)
+    fresh = tuple(Sources() for _ in wanted)
+    if config.train.mix > 0 or augment == "fresh":
+        fresh = tuple(_training(config, targets, train, weights, "fresh") for targets in wanted)
+    validation = tuple(_cached_or_online(config, targets, (), val, weights, "val") for targets in wanted)
     rows = [
-        _row(config, number, term, phase.losses.active()[term].weight, tuple(terms[term]), training[number], validation[number], train)
+        _row(config, number, term, phase.losses.active()[term].weight, tuple(terms[term]), (training, fresh, validation), train)
         for number, (phase, terms) in enumerate(zip(phases, needs, strict=True))
         for term in terms
     ]
-    return Plan(tuple(rows), training, mixed, validation)
+    return Plan(tuple(rows), training, fresh, validation)
 
 
-def recorded_images(config: Config) -> bool:
-    """Whether the student sees the very images that the teacher saw when the cache was made."""
-    if config.train.augment == "none":
-        return config.pairs.brightness == 0 and config.pairs.grey_probability == 0
-    return config.train.augment == "replay"
+def foreign(config: Config, target: str, augment: str) -> str:
+    """Why a cached target does not belong to batches of this augmentation (replay, fresh, none); "" where it does.
+
+    Every target belongs to the images that the teacher saw; one with a number a proposal belongs to the recorded proposals as well.
+    """
+    pairs = config.pairs
+    recorded = {"brightness": pairs.brightness > 0, "grey": pairs.grey_probability > 0}
+    if augment == "none":
+        gone = [name for name, there in recorded.items() if there]
+        return f"train.augment=none: the teacher saw the recorded {' and '.join(gone)}" if gone else ""
+    if augment == "fresh":
+        new = [name for name in config.train.fresh if name != "proposals" and recorded.get(name, True)]
+        if new:
+            return f"fresh {', '.join(new)}: the teacher must see the new image"
+        if "proposals" in config.train.fresh and TARGETS[target].per_proposal:
+            return "fresh proposals: the teacher must judge the new ones"
+    return ""
 
 
-def _why_not_replayed(config: Config) -> str:
-    if config.train.augment == "fresh":
-        return "train.augment=fresh: the teacher must see the new image"
-    return "train.augment=none: cached targets belong to the recorded photometry"
-
-
-def _training(config: Config, targets: tuple[str, ...], held: Held, weights: str | None) -> Sources:
+def _training(config: Config, targets: tuple[str, ...], held: Held, weights: str | None, augment: str) -> Sources:
+    """Where the targets of training batches of one augmentation come from."""
+    reasons = {target: why for target in targets if (why := foreign(config, target, augment))}
     if config.train.teacher == "online":
-        return _online(config, targets, weights, "train.teacher=online")
-    return _cached_or_online(config, targets, held, weights, "train")
+        reasons = {target: reasons.get(target, "train.teacher=online") for target in targets}
+    if reasons:
+        _require_teacher(config, reasons, weights)
+    return _cached_or_online(config, targets, tuple(reasons), held, weights, "train")
 
 
-def _validation(config: Config, targets: tuple[str, ...], held: Held, weights: str | None) -> Sources:
-    # validation always replays the recorded pairs, so what is cached is right whatever the training does
-    return _cached_or_online(config, targets, held, weights, "val")
+def _cached_or_online(
+    config: Config, targets: tuple[str, ...], online: Collection[str], held: Held, weights: str | None, split: str
+) -> Sources:
+    """`online` for sure, the others from the cache, or online too where it lacks them and the weights are at hand.
 
-
-def _cached_or_online(config: Config, targets: tuple[str, ...], held: Held, weights: str | None, split: str) -> Sources:
-    missing = {target: reason for target in targets if (reason := held.get(target, ABSENT))}
+    Validation always replays the recorded pairs, so what is cached is right there whatever the training does.
+    """
+    missing = {target: reason for target in targets if target not in online and (reason := held.get(target, ABSENT))}
     if missing and (config.train.teacher == "cached" or weights is None):
         found = "; ".join(f"{target}: {reason}" for target, reason in missing.items())
         other = "" if weights is not None else " (with the TEACHER=FILE that the cache was made with)"
@@ -137,12 +145,13 @@ def _cached_or_online(config: Config, targets: tuple[str, ...], held: Held, weig
             f"teacher {name}: expected its targets {', '.join(missing)} in the {split} cache, found {found};"
             f" run `{cache_command(config, split)}` to add it{other}"
         )
-    return Sources(tuple(t for t in targets if t not in missing), tuple(missing))
+    computed = tuple(target for target in targets if target in online or target in missing)
+    return Sources(tuple(target for target in targets if target not in computed), computed)
 
 
-def _online(config: Config, targets: tuple[str, ...], weights: str | None, why: str) -> Sources:
-    if not targets:
-        return Sources()
+def _require_teacher(config: Config, reasons: Mapping[str, str], weights: str | None) -> None:
+    """RequestError where targets must be computed online and may not be, or cannot be."""
+    why = "; ".join(dict.fromkeys(reasons.values()))
     if config.train.teacher == "cached":
         raise RequestError(
             f"train.teacher=cached: expected targets of the recorded images, found {why};"
@@ -150,27 +159,36 @@ def _online(config: Config, targets: tuple[str, ...], weights: str | None, why: 
         )
     if weights is None:
         raise RequestError(
-            f"{why}: expected the teacher's weights to compute {', '.join(targets)} online, found none at hand;"
+            f"{why}: expected the teacher's weights to compute {', '.join(reasons)} online, found none at hand;"
             " give teacher.weights=FILE, or set train.augment=replay train.mix=0 train.teacher=auto to use the cache"
         )
-    return Sources(online=targets)
 
 
-def _row(config: Config, phase: int, term: str, weight: float, targets: tuple[str, ...], train: Sources, val: Sources, held: Held) -> Row:
+def _row(
+    config: Config,
+    phase: int,
+    term: str,
+    weight: float,
+    targets: tuple[str, ...],
+    sources: tuple[tuple[Sources, ...], tuple[Sources, ...], tuple[Sources, ...]],
+    held: Held,
+) -> Row:
+    train, fresh, val = (one[phase] for one in sources)
     train_from, val_from = _where(targets, train), _where(targets, val)
     mix = config.train.mix
+    of_fresh = [why for target in targets if (why := foreign(config, target, "fresh"))] if mix > 0 else []
     if not targets:
         why = "needs no teacher"
-    elif mix > 0:
-        train_from, why = f"{train_from}, {mix:.0%} online", f"train.mix={mix:g}: that share of the batches is fresh"
-    elif not recorded_images(config):
-        why = _why_not_replayed(config)
+    elif of_fresh:
+        train_from, why = f"{train_from}, {mix:.0%} {_where(targets, fresh)}", f"train.mix={mix:g}: {of_fresh[0]}"
+    elif reasons := [why for target in targets if (why := foreign(config, target, config.train.augment))]:
+        why = reasons[0]
     elif config.train.teacher == "online":
         why = "train.teacher=online"
     elif absent := {target: held.get(target, ABSENT) for target in targets if target in train.online}:
         why = "; ".join(f"{target}: {reason}" for target, reason in absent.items()) + "; the weights are at hand"
     else:
-        why = "recorded images, complete in the cache"
+        why = "belongs to the batches, complete in the cache"
     return Row(phase, term, weight, targets, train_from, val_from, why)
 
 

@@ -12,7 +12,7 @@ from configs.errors import RunError
 from configs.schema import Pairs as PairsSection
 from models.boxes import box_iou
 from models.preprocess import MEAN, STD
-from train.augment import draw_fresh, flip_boxes, fresh_proposals, is_fresh
+from train.augment import ALL, choose_proposals, draw_fresh, flip_boxes, fresh_proposals, is_fresh
 from train.feed import Feed
 from train.order import InOrder, Order
 
@@ -22,7 +22,7 @@ SECTION = PairsSection(crop_size=SIZE, proposals=N, count=COUNT)
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Cache:
-    """Pair i: ref of grey level 4 i, test of 4 i + 2, target numbers i."""
+    """Pair i: ref of grey level 4 i with a bright left half and a coloured foot, test of 4 i + 2, target numbers i."""
     arrays = [Array("ref_box", (4,), "float32", ""), Array("test_box", (4,), "float32", ""), Array("proposals", (N, 4), "float32", "")]
     arrays += [Array("brightness", (2,), "float32", ""), Array("grey", (), "bool", "")]
     made = Cache.create(tmp_path_factory.mktemp("c") / "cache", {"a": 1}, COUNT, crop_bytes_bound=20_000, arrays=arrays, part=16, chunk=8)
@@ -34,6 +34,7 @@ def cache(tmp_path_factory) -> Cache:
         images = [[np.full((SIZE, SIZE, 3), 4 * i + 2 * k, np.uint8) for k in (0, 1)] for i in range(start, stop)]
         for i, (ref, _) in zip(range(start, stop), images, strict=True):
             ref[:, : SIZE // 2] = 255 - 4 * i
+            ref[-8:, :, 0] = 255
         crops = [tuple(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes() for image in pair) for pair in images]
         rows = {"ref_box": box, "test_box": box + 1, "proposals": np.repeat(box[:, None] + 2, N, 1)}
         rows |= {"brightness": np.stack([1 - index / 100, 1 + index / 100], 1), "grey": index.astype(int) % 2 == 0}
@@ -181,6 +182,72 @@ def test_fresh_batches_have_new_images_and_boxes_and_no_cached_target(cache):
     assert 4 < flipped < 28
     again = feed(cache, augment="fresh").batch(3)
     assert torch.equal(again.pairs.proposals, feed(cache, augment="fresh").batch(3).pairs.proposals)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_fresh_augmentation_leaves_the_others_as_recorded(cache, name):
+    """Draws of one kind only: images change with those of the image, boxes with a flip, proposals with their own."""
+    section = SECTION.model_copy(update={"grey_probability": 0.5})
+    old, new = feed(cache, pairs=section), feed(cache, pairs=section, augment="fresh", fresh=(name,))
+    images = proposals = boxes = 0
+    for step in range(6):
+        before, after = old.batch(step), new.batch(step)
+        assert after.fresh and not after.targets
+        images += not torch.equal(before.ref, after.ref)
+        boxes += not torch.equal(before.pairs.ref_box, after.pairs.ref_box)
+        proposals += not torch.equal(before.pairs.proposals, after.pairs.proposals)
+    assert (images > 0, boxes > 0, proposals > 0) == (name != "proposals", name == "flip", name in ("flip", "proposals"))
+    old.close()
+    new.close()
+
+
+def test_a_fresh_batch_reads_only_the_targets_that_belong_to_it(cache):
+    fed = feed(cache, mix=0.5, fresh=("proposals",), fresh_targets=("iou",))
+    assert all(fed.batch(step).targets.keys() == {"iou/iou"} for step in range(8))
+    fed.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"augment": "none"}, {"augment": "fresh", "fresh": ("blur",)}, {"augment": "fresh"}])
+def test_a_step_draws_its_proposals_from_those_of_the_pair(tmp_path, options):
+    stored, taken = 12, 5
+    arrays = [Array("ref_box", (4,), "float32", ""), Array("test_box", (4,), "float32", ""), Array("proposals", (stored, 4), "float32", "")]
+    arrays += [Array("brightness", (2,), "float32", ""), Array("grey", (), "bool", "")]
+    made = Cache.create(tmp_path / "pool", {"a": 1}, 8, crop_bytes_bound=20_000, arrays=arrays, part=8, chunk=8)
+    jpeg = cv2.imencode(".jpg", np.zeros((SIZE, SIZE, 3), np.uint8))[1].tobytes()
+    number = np.arange(8 * stored, dtype=np.float32).reshape(8, stored)
+    rows = {array.name: np.full((8, *array.shape), 20, array.dtype) for array in arrays} | {"grey": np.zeros(8, bool)}
+    rows["proposals"] = np.stack([number, number * 0 + 20, number * 0 + 9, number * 0 + 9], 2)
+    made.pairs.write(0, rows, crops=[(jpeg, jpeg)] * 8)
+    unit = made.add_target("teacher", "iou", {"t": 1}, {"target": "iou"}, [Array("iou", (stored,), "float16", "")])
+    unit.write(0, {"iou": number})
+    section = SECTION.model_copy(update={"proposals": stored, "count": 8})
+    order = Order([8], [8], 1, seed=0)
+    common = {"batch": 8, "pairs": section, "device": torch.device("cpu"), "kind": "torch", "seed": 3, "fresh_targets": ("iou",)}
+    fed = Feed([made], order, [{"iou": unit}], proposals=taken, **common | options)
+    seen = []
+    for batch in fed.batches(0, 4):
+        x = batch.pairs.proposals[..., 0].numpy()
+        assert x.shape == (8, taken)
+        if options != {"augment": "fresh"}:
+            # the teacher's number goes with its proposal, none comes twice, and all are of this very pair
+            np.testing.assert_array_equal(batch.targets["iou/iou"].numpy(), x)
+            assert (np.diff(x, axis=1) > 0).all() and (x // stored == batch.pair[:, None]).all()
+        seen.append(x)
+    assert any(not np.array_equal(seen[0], other) for other in seen[1:])
+    again = Feed([made], order, [{"iou": unit}], proposals=taken, **common | options)
+    np.testing.assert_array_equal(again.batch(3).pairs.proposals[..., 0].numpy(), seen[3])
+    halves = [Feed([made], order, [{}], proposals=taken, **common | options | {"batch": 4, "rank": rank, "world": 2}) for rank in (0, 1)]
+    for rank, half in enumerate(halves):
+        np.testing.assert_array_equal(half.batch(2).pairs.proposals[..., 0].numpy(), seen[2][rank::2])
+    for one in (fed, again, *halves):
+        one.close()
+
+
+def test_every_stored_proposal_is_drawn_equally_often():
+    drawn = choose_proposals(0, np.arange(4000), 16, 4)
+    assert drawn.shape == (4000, 4) and (np.diff(drawn, axis=1) > 0).all()
+    # 1,000 each expected, standard deviation 27
+    assert np.abs(np.bincount(drawn.ravel(), minlength=16) - 1000).max() < 5 * 27.4
 
 
 def test_mix_makes_its_share_of_steps_fresh():

@@ -8,7 +8,8 @@ import pytest
 
 import configs
 from configs import RequestError
-from train.plan import ABSENT, Sources, cache_command, make_plan
+from kdlosses import TARGETS
+from train.plan import ABSENT, Sources, cache_command, foreign, make_plan
 
 ALL = {"iou": "", "abs_sum": ""}
 CFKD = {"teacher_soft": ("iou",), "adaptive_hard": ("iou",), "fidelity": ("abs_sum",), "correlation_filter": ()}
@@ -32,7 +33,7 @@ def test_replayed_images_take_every_target_from_the_cache():
 def test_fresh_images_start_the_teacher_for_those_who_need_it_only():
     made = plan("train.augment=fresh")
     assert sources(made)["fidelity"] == "online teacher" and sources(made)["correlation_filter"] == "none"
-    assert made.train == made.mixed == (Sources(online=("iou", "abs_sum")),)
+    assert made.train == made.fresh == (Sources(online=("iou", "abs_sum")),)
     assert made.val == (Sources(cached=("iou", "abs_sum")),), "validation replays the recorded pairs whatever training does"
 
 
@@ -53,8 +54,51 @@ def test_plain_crops_are_not_what_the_teacher_saw_unless_no_photometry_was_recor
 
 def test_mixed_batches_are_online_and_the_others_cached():
     made = plan("train.mix=0.1")
-    assert made.train == (Sources(cached=("iou", "abs_sum")),) and made.mixed == (Sources(online=("iou", "abs_sum")),)
-    assert sources(made)["fidelity"] == "cache, 10% online" and made.needs_teacher
+    assert made.train == (Sources(cached=("iou", "abs_sum")),) and made.fresh == (Sources(online=("iou", "abs_sum")),)
+    assert sources(made)["fidelity"] == "cache, 10% online teacher" and made.needs_teacher
+
+
+@pytest.mark.parametrize("mode", ["train.augment=fresh", "train.mix=0.5"])
+@pytest.mark.parametrize("name", ["brightness", "grey", "flip", "blur"])
+def test_each_change_of_the_image_sends_every_target_online(name, mode):
+    made = plan(mode, f"train.fresh=[{name}]")
+    assert made.fresh == (Sources(online=("iou", "abs_sum")),)
+    for term in ("teacher_soft", "adaptive_hard", "fidelity"):
+        row = next(row for row in made.rows if row.term == term)
+        assert "online teacher" in row.train and f"fresh {name}: the teacher must see the new image" in row.why
+    with pytest.raises(RequestError, match=f"fresh {name}: the teacher must see the new image: expected the teacher's weights"):
+        plan(mode, f"train.fresh=[{name}]", weights=None)
+
+
+def test_new_proposals_send_the_teachers_predictions_online_and_leave_the_maps_cached():
+    made = plan("train.augment=fresh", "train.fresh=[proposals]")
+    assert made.train == made.fresh == (Sources(cached=("abs_sum",), online=("iou",)),)
+    assert sources(made) == {"teacher_soft": "online teacher", "adaptive_hard": "online teacher", "fidelity": "cache"} | {
+        "correlation_filter": "none"
+    }
+    assert "fresh proposals: the teacher must judge the new ones" in made.table()
+    mixed = plan("train.mix=0.25", "train.fresh=[proposals]")
+    assert mixed.train == (Sources(cached=("iou", "abs_sum")),) and mixed.fresh == made.fresh
+    assert sources(mixed)["teacher_soft"] == "cache, 25% online teacher" and sources(mixed)["fidelity"] == "cache"
+    # without a loss that needs predictions there is nothing to compute, so no weights are needed
+    maps = plan("train.augment=fresh", "train.fresh=[proposals]", weights=None, needs=({"fidelity": ("abs_sum",)},))
+    assert maps.train == (Sources(cached=("abs_sum",)),) and not maps.needs_teacher
+
+
+def test_only_predictions_have_a_number_a_proposal():
+    assert [name for name, target in TARGETS.items() if target.per_proposal] == ["iou"]
+    assert foreign(configs.load("atom_tskd", ["train.fresh=[proposals]"]), "response", "fresh") == ""
+
+
+def test_fresh_brightness_of_a_pair_set_without_any_changes_nothing():
+    unlit = ("pairs.brightness=0", "train.augment=fresh", "train.fresh=[brightness]")
+    assert plan(*unlit, weights=None).fresh == (Sources(cached=("iou", "abs_sum")),)
+
+
+def test_more_proposals_a_step_than_a_pair_has_are_refused():
+    with pytest.raises(RequestError, match=r"train\.proposals: expected at most the 16 that a cached pair has .*found 17; lower it, or"):
+        plan("train.proposals=17")
+    assert plan("train.proposals=16").train == (Sources(cached=("iou", "abs_sum")),)
 
 
 def test_auto_computes_a_missing_target_online_and_says_why():
