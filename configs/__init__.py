@@ -1,7 +1,7 @@
 """What a run is: the typed schema, the settings, the data-set catalog, and the few things every room shares."""
 
 from configs.errors import RequestError, RunError
-from configs.load import dataset_entry, describe, dump, load, pair_identity, parse, read, settings
+from configs.load import at_budget, dataset_entry, describe, dump, load, pair_identity, parse, read, settings, share_epochs
 from configs.schema import Config, Losses, Pairs, Phase
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Phase",
     "RequestError",
     "RunError",
+    "at_budget",
     "dataset_entry",
     "describe",
     "dump",
@@ -19,4 +20,5 @@ __all__ = [
     "parse",
     "read",
     "settings",
+    "share_epochs",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from configs.errors import RequestError, nearest
-from configs.schema import Config, Pairs
+from configs.schema import Config, Pairs, Phase
 
 SETTINGS = Path(__file__).parent / "settings"
 DATASETS = Path(__file__).parent / "datasets.yaml"
@@ -37,20 +38,23 @@ def load(setting: str, overrides: Sequence[str] = ()) -> Config:
         setting: a name in configs/settings, or the path of a YAML file of the same form (its `base:` is
             looked up beside it first, then in configs/settings).
         overrides: `a.b=c` each, c read as YAML (`train.epochs=2`, `losses.fidelity=null`).
+    `like: NAME` (in the file or as an override) takes data set, pair set, networks and budget of another setting, see `schema.Config`.
     The environment: CACHE_DIR and RUN_DIR set `cache_dir` and `run_dir`.
 
     Raises:
         RequestError: unknown setting, unknown key (with the nearest known one), a value of a wrong type, clashing options.
     """
     path = _find_setting(setting)
-    tree = _with_bases(path, seen=())
+    tree = _resolved(path, _like(overrides))
     for key, variable in (("cache_dir", "CACHE_DIR"), ("run_dir", "RUN_DIR")):
         if os.environ.get(variable):
             tree[key] = os.environ[variable]
     for override in overrides:
         _apply(tree, override)
     tree["setting"] = path.stem
-    return parse(tree, where=str(setting))
+    config = parse(tree, where=str(setting))
+    # a budget that came from elsewhere counts all phases together
+    return at_budget(config, config.train.epochs, None) if config.like and config.phases else config
 
 
 def parse(tree: dict[str, Any], where: str) -> Config:
@@ -110,6 +114,38 @@ def dataset_entry(name: str, catalog: Path | None = None) -> dict[str, Any]:
 
     entry["root"] = re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", resolve, str(entry["root"]))
     return entry
+
+
+def at_budget(config: Config, epochs: int | None, batches: int | None) -> Config:
+    """The configuration with `epochs` in all and `batches` an epoch; phases and the learning-rate schedule shrink in proportion."""
+    phases = config.phases_or_one()
+    before = sum(phase.epochs for phase in phases)
+    train = config.train.model_dump()
+    if batches is not None:
+        train["batches"] = batches
+    if epochs is not None:
+        if epochs < len(phases):
+            raise RequestError(
+                f"epochs: expected at least one for each of {config.setting}'s {len(phases)} phases, found {epochs}; give more"
+            )
+        # a schedule that came with a budget of its own is in proportion to that
+        train["lr_step"] = max(1, round(config.train.lr_step * epochs / (config.train.epochs if config.like else before)))
+        train["epochs"] = epochs
+    shared = share_epochs(config.phases, epochs) if epochs is not None else config.phases
+    tree = config.model_dump() | {"train": train, "phases": [phase.model_dump() for phase in shared]}
+    return parse(tree, where=config.setting)
+
+
+def share_epochs(phases: tuple[Phase, ...], epochs: int) -> tuple[Phase, ...]:
+    """Phases of `epochs` in all, in the proportions they had, each at least one."""
+    total, done, passed, found = sum(phase.epochs for phase in phases), 0, 0, []
+    for place, phase in enumerate(phases):
+        passed += phase.epochs
+        left = len(phases) - place - 1
+        length = min(max(1, round(epochs * passed / total) - done), epochs - done - left)
+        found.append(phase.model_copy(update={"epochs": length}))
+        done += length
+    return tuple(found)
 
 
 def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str]]:
@@ -173,7 +209,31 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _like(overrides: Sequence[str]) -> str | None:
+    """What the last `like=NAME` says."""
+    found = [override.partition("=")[2] for override in overrides if override.startswith("like=")]
+    return found[-1] if found else None
+
+
+def _resolved(path: Path, like: str | None) -> dict[str, Any]:
+    """The tree of a setting, on top of its bases and, where it or `like` names one, of another setting's sizes."""
+    chain = _chain(path, ())
+    trees = list(chain.values())
+    like = like or next((tree["like"] for tree in reversed(trees) if tree.get("like")), None)
+    if like in (None, "null"):
+        return _stacked(trees)
+    other = _stacked(_chain(_find_setting(like), ()).values())
+    # what all settings share gives way to the other's networks, what this one states does not
+    shared = sum(name in _SHARED for name in chain)
+    networks = {key: other[key] for key in ("student", "teacher") if other.get(key) is not None}
+    tree = _stacked([*trees[:shared], networks, *trees[shared:]])
+    sizes = {key: other[key] for key in ("dataset", "val_dataset", "pairs") if key in other}
+    budget = {key: value for key, value in other.get("train", {}).items() if key != "freeze"}
+    return _merge(tree, {**sizes, "train": budget, "like": like})
+
+
+def _chain(path: Path, seen: tuple[Path, ...]) -> dict[str, dict[str, Any]]:
+    """The trees of a setting's files by the files' names, that of the base first."""
     if path in seen:
         raise RequestError(
             f"{path}: expected a base: chain that ends, found a circle {' -> '.join(p.stem for p in (*seen, path))}; remove one base:"
@@ -181,13 +241,18 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     tree = _read_yaml(path)
     base = tree.pop("base", None)
     if base is None:
-        return tree
+        return {path.stem: tree}
     beside = path.parent / f"{base}.yaml"
     parent = beside if beside.is_file() else SETTINGS / f"{base}.yaml"
     if not parent.is_file():
         known = [p.stem for p in SETTINGS.glob("*.yaml")]
         raise RequestError(f"{path}: expected base: to be a setting, found '{base}'{nearest(str(base), known)}; see configs/settings")
-    return _merge(_with_bases(parent, (*seen, path)), tree)
+    return {**_chain(parent, (*seen, path)), path.stem: tree}
+
+
+def _stacked(trees: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Each tree on top of the ones before it."""
+    return functools.reduce(_merge, trees, {})
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

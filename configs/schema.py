@@ -218,7 +218,7 @@ class Train(Section):
     checkpoint_every: int = Field(1, ge=1, description="epochs between two checkpoints; the last epoch always has one")
     log_every: int = Field(20, ge=1, description="steps between two lines of metrics.jsonl")
     pictures: int = Field(4, ge=0, description="pairs drawn into TensorBoard at every validation")
-    name: str | None = Field(None, description="folder of the run below runs/<setting>/; default: seed<seed>")
+    name: str | None = Field(None, description="folder of the run below runs/<setting>/; null: seed<seed>, with like=NAME NAME-seed<seed>")
 
 
 class Config(Section):
@@ -226,6 +226,11 @@ class Config(Section):
 
     setting: str = Field("", description="name of the setting (its file)")
     doc: str = Field("", description="one line on what the setting is")
+    like: str | None = Field(
+        None,
+        description="a setting whose data set, pair set, networks and budget are taken; of this one stay losses, phases, what is frozen and"
+        " the networks that it states itself (like=demo: any setting at the demo's size)",
+    )
     dataset: str | None = Field(
         None,
         description="names of configs/datasets.yaml, separated by spaces: a mixture of equal probability; null: that of the only cache",

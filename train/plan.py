@@ -202,7 +202,8 @@ def cache_command(config: Config, split: str, dataset: str | None = None) -> str
     """The `make cache ...` that adds what this configuration needs to `split` (of one data set, or of all), with every difference
     from the setting's file."""
     file = SETTINGS / f"{config.setting}.yaml"
-    plain = configs.load(config.setting) if file.is_file() else Config(losses=config.losses, phases=config.phases)
+    like = [f"like={config.like}"] if config.like else []
+    plain = configs.load(config.setting, like) if file.is_file() else Config(losses=config.losses, phases=config.phases)
     dataset = dataset or (config.dataset if split == "train" else config.val_dataset or config.dataset)
     words = ["make", "cache", f"DATASET={shlex.quote(dataset) if dataset else 'NAME'}", f"SETTING={config.setting or 'FILE'}"]
     if config.pairs.count != plain.pairs.count:
@@ -215,7 +216,7 @@ def cache_command(config: Config, split: str, dataset: str | None = None) -> str
         words.append(f"TEACHER={shlex.quote(config.teacher.weights)}")
     if config.cache_dir != Config.model_fields["cache_dir"].default:
         words.append(f"CACHE_DIR={shlex.quote(config.cache_dir)}")
-    changed = _changes(config, plain)
+    changed = like + _changes(config, plain)
     if changed:
         words.append(f"ARGS={shlex.quote(' '.join(changed))}")
     return " ".join(words)

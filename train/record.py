@@ -54,8 +54,9 @@ class Record:
 
 
 def run_folder(config: Config) -> Path:
-    """Where a configuration's run lies: run_dir/setting/name."""
-    return Path(config.run_dir) / config.setting / (config.train.name or f"seed{config.train.seed}")
+    """Where a configuration's run lies: run_dir/setting/name; train.name, or seed<seed>, of another setting's sizes <like>-seed<seed>."""
+    default = f"{config.like}-seed{config.train.seed}" if config.like else f"seed{config.train.seed}"
+    return Path(config.run_dir) / config.setting / (config.train.name or default)
 
 
 def read_run(folder: Path) -> Record:

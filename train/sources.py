@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import configs
 import models
 from cache import Cache, caches_below, diff, find
 from configs import Config, RequestError, pair_identity
@@ -75,17 +76,23 @@ def resolve_dataset(config: Config) -> Config:
     """
     if config.dataset is not None:
         return config
-    names = set()
-    for path in caches_below(config.cache_dir):
-        identity = Cache.open(path).identity
-        name = identity.get("dataset")
-        if isinstance(name, str) and not diff(identity, pair_identity(config.pairs, name, "train"), ignore=(*UNSTATED, "count")):
-            names.add(name)
+    identities = [Cache.open(path).identity for path in caches_below(config.cache_dir)]
+    names = _fitting(config, identities)
     if len(names) != 1:
         found = f"caches of {', '.join(sorted(names))}" if names else "no cache that fits"
-        remedy = f"make one with `{cache_command(config, 'train')}`" if not names else "name one with dataset=NAME"
+        remedy = "name one with dataset=NAME"
+        if not names:
+            others = [name for name in configs.settings() if _fitting(configs.load(name), identities)]
+            sizes = f", or take the sizes of a setting whose caches are there with like={others[0]}" if others else ""
+            remedy = f"make one with `{cache_command(config, 'train')}`{sizes}"
         raise RequestError(f"{config.cache_dir}: expected the cache of one data set, found {found}; {remedy}")
     return config.model_copy(update={"dataset": names.pop()})
+
+
+def _fitting(config: Config, identities: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The data sets of those caches that are training pair sets of this configuration, whatever their count."""
+    named = [(str(identity.get("dataset")), identity) for identity in identities]
+    return {name for name, identity in named if not diff(identity, pair_identity(config.pairs, name, "train"), ignore=(*UNSTATED, "count"))}
 
 
 def open_caches(config: Config, split: str) -> tuple[Cache, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import configs
-from configs import Config, Phase, RequestError, RunError
+from configs import Config, RequestError, RunError
 from configs.files import write_atomic
 from train import record
 from train.plots import Curve, agreement_curves, compared, loss_curves
@@ -76,7 +76,7 @@ def members(
             # a folder of its own, so that a study and a run by hand do not meet
             name = f"train.name={config.train.name or 'study'}-seed{seed}"
             config = configs.load(setting, [*overrides, f"train.seed={seed}", name])
-            found.append(resolve_dataset(at_budget(config, epochs, batches)))
+            found.append(resolve_dataset(configs.at_budget(config, epochs, batches)))
     pairs = {config.setting: record.budget(config)[1] for config in found}
     if len(set(pairs.values())) > 1:
         listed = ", ".join(f"{setting} {count:,}" for setting, count in pairs.items())
@@ -84,37 +84,6 @@ def members(
             f"study: expected settings that see equally many pairs, found {listed}; give --epochs and --batches (and train.batch=)"
         )
     return found
-
-
-def at_budget(config: Config, epochs: int | None, batches: int | None) -> Config:
-    """The configuration with `epochs` in all and `batches` an epoch; phases and the learning-rate schedule shrink in proportion."""
-    before = sum(phase.epochs for phase in config.phases_or_one())
-    train = config.train.model_dump()
-    phases = config.phases
-    if batches is not None:
-        train["batches"] = batches
-    if epochs is not None:
-        if epochs < len(config.phases_or_one()):
-            raise RequestError(
-                f"--epochs: expected at least one for each of {config.setting}'s {len(phases)} phases, found {epochs}; give more"
-            )
-        train["epochs"] = epochs
-        train["lr_step"] = max(1, round(config.train.lr_step * epochs / before))
-        phases = shares(config.phases, epochs)
-    tree = config.model_dump() | {"train": train, "phases": [phase.model_dump() for phase in phases]}
-    return configs.parse(tree, where=config.setting)
-
-
-def shares(phases: tuple[Phase, ...], epochs: int) -> tuple[Phase, ...]:
-    """Phases of `epochs` in all, in the proportions they had, each at least one."""
-    total, done, passed, found = sum(phase.epochs for phase in phases), 0, 0, []
-    for place, phase in enumerate(phases):
-        passed += phase.epochs
-        left = len(phases) - place - 1
-        length = min(max(1, round(epochs * passed / total) - done), epochs - done - left)
-        found.append(phase.model_copy(update={"epochs": length}))
-        done += length
-    return tuple(found)
 
 
 def study(

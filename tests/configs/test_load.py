@@ -59,6 +59,37 @@ def test_sep_has_two_phases_of_fifty_epochs():
     assert set(first.losses.active()) == {"fidelity", "correlation_filter"}
 
 
+def test_like_takes_sizes_and_budget_and_leaves_the_objective():
+    demo = configs.load("demo")
+    for name in ("gt", "ts", "sep", "atom_tskd", "resnet18small", "drnet_cfkd", "atom_paper"):
+        plain, config = configs.load(name), configs.load(name, ["like=demo"])
+        assert (config.like, config.dataset, config.pairs) == ("demo", "demo", demo.pairs)
+        assert config.losses == plain.losses and [p.losses for p in config.phases] == [p.losses for p in plain.phases]
+        assert config.train == demo.train.model_copy(update={"freeze": plain.train.freeze})
+        assert sum(phase.epochs for phase in config.phases_or_one()) == 5 and [p.freeze for p in config.phases] == [
+            p.freeze for p in plain.phases
+        ]
+        assert configs.parse(yaml.safe_load(configs.dump(config)), name) == config
+    # what a setting does not state is the demo's, what it states is its own
+    assert configs.load("ts", ["like=demo"]).student == demo.student and configs.load("ts", ["like=demo"]).teacher == demo.teacher
+    assert configs.load("gt", ["like=demo"]).teacher is None
+    assert configs.load("resnet18small", ["like=demo"]).student.architecture == "atom_resnet18small"
+    assert configs.load("drnet_cfkd", ["like=demo"]).teacher == configs.load("drnet_cfkd").teacher
+
+
+def test_overrides_and_files_go_on_top_of_like(tmp_path):
+    config = configs.load("sep", ["like=demo", "train.epochs=8", "pairs.count=7"])
+    assert [phase.epochs for phase in config.phases] == [4, 4] and config.pairs.count == 7 and config.pairs.crop_size == 144
+    assert configs.load("ts", ["like=demo", "like=null"]) == configs.load("ts")
+    own = tmp_path / "own.yaml"
+    own.write_text("base: ts\nlike: demo\nlosses: {teacher_soft: 3}\n")
+    assert configs.load(str(own)).train == configs.load("demo").train and configs.load(str(own)).losses.teacher_soft.weight == 3
+    with pytest.raises(RequestError, match=r"found 'dmeo' \(nearest: 'demo'\)"):
+        configs.load("ts", ["like=dmeo"])
+    with pytest.raises(RequestError, match="epochs: expected at least one for each of sep's 2 phases, found 1"):
+        configs.load("sep", ["like=demo", "train.epochs=1"])
+
+
 def test_overrides_reach_every_depth():
     config = configs.load("atom_cfkd", ["train.epochs=2", "train.lr=1e-3", "losses.correlation_filter=null", "pairs.crop_size=144"])
     assert (config.train.epochs, config.train.lr, config.pairs.crop_size) == (2, 1e-3, 144)

@@ -135,7 +135,7 @@ def test_budgets_must_be_equal():
 )
 def test_phases_share_the_epochs_in_proportion(lengths, epochs, wanted):
     phases = tuple(Phase(epochs=length, losses=Losses(ground_truth=1)) for length in lengths)
-    assert [phase.epochs for phase in study.shares(phases, epochs)] == wanted
+    assert [phase.epochs for phase in configs.share_epochs(phases, epochs)] == wanted
 
 
 def test_seeds_are_read_in_both_forms():

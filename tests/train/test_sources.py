@@ -46,3 +46,10 @@ def test_the_only_data_set_need_not_be_named(tmp_path):
     make(tmp_path, "got10k", 8)
     with pytest.raises(RequestError, match="found caches of demo, got10k; name one with dataset=NAME"):
         resolve_dataset(config(tmp_path))
+
+
+def test_caches_of_another_size_are_pointed_out_with_the_setting_that_made_them(tmp_path):
+    make(tmp_path, "demo", 8, "pairs.crop_size=144")
+    with pytest.raises(RequestError, match=r"no cache that fits; make one with `make cache .*, or take the sizes .* with like=demo$"):
+        resolve_dataset(config(tmp_path, "pairs.crop_size=288"))
+    assert resolve_dataset(configs.load("gt", [f"cache_dir={tmp_path}", "like=demo", "dataset=null"])).dataset == "demo"
