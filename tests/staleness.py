@@ -1,0 +1,110 @@
+"""How wrong cached targets would be for fresh images: `python -m tests.staleness CACHE WEIGHTS`. Prints a Markdown table.
+
+For each fresh augmentation alone, the teacher judges the pairs as that augmentation makes them, and what the cache holds for the same
+pairs is compared with its answer. The row `replay` is the floor: the recorded pairs, so float16 and nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import models
+from cache import Cache
+from configs.cli import Parser, run
+from configs.schema import Pairs as PairsSection
+from kdlosses import TARGETS, compute, layers_of
+from train.augment import ALL
+from train.feed import Feed
+from train.online import relative_error
+from train.order import InOrder
+
+IOU_UNITS = "IoU units"
+"""Mean absolute difference of the predicted IoU, in [0, 1]."""
+
+
+def staleness(cache: Cache, group: str, teacher: models.Teacher, names: Sequence[str], pairs: int) -> dict[str, dict[str, float]]:
+    """ "replay" or augmentation -> target (and IOU_UNITS) -> error of what the cache holds, over the first `pairs` pairs.
+
+    Of a target: the largest relative error (norm of the difference over the norm of what is right) of its maps. Only the pairs that an
+    augmentation touches count: not every pair is mirrored, blurred or grey.
+    """
+    found = {}
+    for name in ("replay", *ALL):
+        replay, fresh = (_feed(cache, group, names, pairs, one) for one in ((), () if name == "replay" else (name,)))
+        try:
+            found[name] = _errors(replay, fresh, teacher, names)
+        finally:
+            replay.close()
+            fresh.close()
+    return found
+
+
+def _feed(cache: Cache, group: str, names: Sequence[str], pairs: int, fresh: Sequence[Any]) -> Feed:
+    """The first pairs in order, with what the cache holds of each target whether it belongs to them or not."""
+    recorded = PairsSection.model_validate({key: cache.identity[key] for key in PairsSection.model_fields if key in cache.identity})
+    return Feed(
+        [cache],
+        InOrder([cache.count]),
+        [{name: unit for name in names if (unit := cache.target(group, name)) is not None}],
+        batch=8,
+        # 5 in 100 would leave too few to measure
+        pairs=recorded.model_copy(update={"grey_probability": 1.0}),
+        device=torch.device("cpu"),
+        kind="torch",
+        augment="fresh" if fresh else "replay",
+        fresh=fresh,
+        fresh_targets=names,
+        total=pairs,
+    )
+
+
+def _errors(replay: Feed, fresh: Feed, teacher: models.Teacher, names: Sequence[str]) -> dict[str, float]:
+    stored: dict[str, list[torch.Tensor]] = {}
+    right: dict[str, list[torch.Tensor]] = {}
+    for step in range(fresh.steps or 0):
+        before, batch = replay.batch(step), fresh.batch(step)
+        changes = [(getattr(batch, name) != getattr(before, name)).flatten(1).any(1) for name in ("ref", "test")]
+        changes.append((batch.pairs.proposals != before.pairs.proposals).flatten(1).any(1))
+        rows = torch.stack(changes).any(0) | (fresh.augment == "replay")
+        outputs = teacher(batch.ref, batch.test, batch.pairs.ref_box, batch.pairs.proposals, layers_of(names))
+        for key, value in compute(names, outputs, batch.pairs).items():
+            right.setdefault(key, []).append(value[rows])
+            stored.setdefault(key, []).append(batch.targets[key][rows])
+    pairs = {key: (torch.cat(stored[key]), torch.cat(right[key])) for key in right}
+    # scale and sum of the weights are single numbers that a map is put together with
+    maps = {name: [key for key in pairs if key.startswith(f"{name}/") and not key.endswith(("/scale", "/weight_sum"))] for name in names}
+    errors = {name: max(relative_error(*pairs[key]) for key in keys) for name, keys in maps.items()}
+    if "iou" in names:
+        cached, wanted = pairs["iou/iou"]
+        errors[IOU_UNITS] = float((cached - wanted).abs().mean() / 2)
+    return errors
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line."""
+    parser = Parser(prog="python -m tests.staleness", description=__doc__)
+    parser.add_argument("cache", type=Path, help="a complete cache, as `make cache` names it")
+    parser.add_argument("weights", type=Path, help="the teacher's weights")
+    parser.add_argument("--teacher", help="its group in the cache (default: the only one)")
+    parser.add_argument("--pairs", type=int, default=256, help="pairs (default: 256)")
+    options = parser.parse_args(arguments)
+    cache = Cache.open(options.cache)
+    group = options.teacher or next(iter(cache.teachers()))
+    tracker = models.build(cache.teachers()[group]["architecture"])
+    models.load_weights(tracker, options.weights)
+    names = [name for owner, name in cache.targets() if owner == group and not TARGETS[name].projected]
+    found = staleness(cache, group, models.Teacher(tracker), names, min(options.pairs, cache.count))
+    columns = [*names, IOU_UNITS] if "iou" in names else names
+    print("| fresh | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+    for name, errors in found.items():
+        print(f"| {name} | " + " | ".join(f"{errors[column]:.2g}" for column in columns) + " |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
