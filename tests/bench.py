@@ -6,6 +6,8 @@
     public       online, and the correlation filter as a grouped convolution: what the public code does at every step
     feed         the feed alone; read: cache reading alone (targets and encoded crops)
     precompute   pairs a second of `make cache`, beside the teacher's forward pass alone
+    losses       every objective's losses alone, given the student's features
+    growth       adding a target to a finished cache
 
 The kinds of step take turns within a round, so that a machine that speeds up or slows down touches all of them; the median round counts.
 """
@@ -33,6 +35,7 @@ from kdlosses import Pairs, build_objective, correlation
 from kdlosses import targets as target_table
 from precompute.__main__ import main as precompute
 from precompute.demo import main as demo_data
+from tests import bench_objectives
 from train.feed import Batch, Feed
 from train.order import Order
 
@@ -51,10 +54,17 @@ def main() -> None:
         machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {device_name()}"
         print(f"\n{machine}; torch {torch.__version__}; crop {options.size}, batch {options.batch}, {options.rounds} rounds")
         print("teacher ATOM ResNet-18, student MobileNetV2, setting atom_cfkd\n")
-        precompute_rate(weights, options)
+        forward = teacher_forward(options)
+        precompute_rate(weights, forward, options)
         cache = Cache.open(next(Path(folder, "caches").glob("demo-train-*")))
         reading(cache, options)
-        steps(cache, weights, options)
+        if "steps" in options.only:
+            steps(cache, weights, options)
+        if "losses" in options.only:
+            ready = boxes_and_images(options.batch, options.size)
+            bench_objectives.losses(timed, (ready.ref, ready.test, ready.pairs), options)
+        if "growth" in options.only:
+            bench_objectives.growth(timed, forward, weights, options)
 
 
 def parse() -> argparse.Namespace:
@@ -64,6 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="pairs a step (default: 8)")
     parser.add_argument("--pairs", type=int, default=128, help="pairs in the cache (default: 128)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; each kind of step is timed once in each (default: 5)")
+    parser.add_argument("--only", nargs="+", default=["steps", "losses", "growth"], help="of steps, losses, growth (default: all)")
     parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
     return parser.parse_args()
 
@@ -84,8 +95,8 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def precompute_rate(weights: str, options: argparse.Namespace) -> None:
-    """`make cache` beside the teacher's forward pass on ready tensors, timed before and after it."""
+def teacher_forward(options: argparse.Namespace) -> Callable[[], None]:
+    """The teacher's forward pass over 8 pairs of ready tensors."""
     teacher = models.Teacher(models.build("atom_resnet18")).to(default_device())
     batch = boxes_and_images(8, options.size)
     layers = ("layer2", "layer3")
@@ -94,6 +105,11 @@ def precompute_rate(weights: str, options: argparse.Namespace) -> None:
         teacher(batch.ref, batch.test, batch.pairs.ref_box, batch.pairs.proposals, layers)
 
     forward()
+    return forward
+
+
+def precompute_rate(weights: str, forward: Callable[[], None], options: argparse.Namespace) -> None:
+    """`make cache` beside the teacher's forward pass on ready tensors, timed before and after it."""
     alone = [timed(forward) / 8 for _ in range(4)]
     arguments = [
         "cache",

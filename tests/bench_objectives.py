@@ -1,0 +1,89 @@
+"""Parts of `make bench`: what the losses cost beside the student, and what adding a target to a cache costs beside the teacher."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import configs
+import models
+from cache import Cache
+from kdlosses import Objective, Pairs, build_objective, compute
+from models import Outputs
+from precompute.__main__ import main as precompute
+
+SETTINGS = ("gt", "ts_ah", "ts_ah_fid", "atom_cfkd", "atom_tskd", "atom_compression")
+
+
+def losses(
+    timed: Callable[[Callable[[], object]], float], ready: tuple[torch.Tensor, torch.Tensor, Pairs], options: argparse.Namespace
+) -> None:
+    """Loss computation alone, forward and backward to the student's given features, as a ratio to the student's forward + backward."""
+    ref, test, pairs = ready
+    count, device = len(ref), ref.device
+    torch.manual_seed(0)
+    student, teacher = models.build("atom_mobilenetsmall").to(device), models.Teacher(models.build("atom_resnet18").to(device))
+    outputs = student(ref, test, pairs.ref_box, pairs.proposals, models.LAYERS)
+    given = Outputs(
+        outputs.prediction.detach().requires_grad_(),
+        *({layer: value.detach().requires_grad_() for layer, value in maps.items()} for maps in (outputs.ref, outputs.test)),
+    )
+    seen = teacher(ref, test, pairs.ref_box, pairs.proposals, models.LAYERS)
+
+    def alone() -> None:
+        student.zero_grad(set_to_none=True)
+        student(ref, test, pairs.ref_box, pairs.proposals).prediction.square().mean().backward()
+
+    kinds: dict[str, Callable[[], object]] = {"student": alone}
+    for setting in SETTINGS:
+        config = configs.load(setting, [f"pairs.crop_size={options.size}"])
+        objective = build_objective(config.losses, student.channels, teacher.channels, 1).to(device)
+        targets = compute(objective.needs.targets, seen, pairs, objective.projection)
+        kinds[setting] = _backward(objective, given, targets, pairs)
+    for work in kinds.values():
+        work()
+    seconds: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(options.rounds):
+        for name, work in kinds.items():
+            seconds[name].append(timed(work))
+    print("\n| losses alone, forward + backward | ms a pair | share of the student's (least to most) |\n|---|---|---|")
+    for name, found in seconds.items():
+        shares = sorted(one / base for one, base in zip(found, seconds["student"], strict=True))
+        spread = f"{statistics.median(shares):.3f} ({shares[0]:.3f} to {shares[-1]:.3f})"
+        print(f"| {name} | {1e3 * statistics.median(found) / count:.2f} | {spread} |")
+
+
+def _backward(objective: Objective, given: Outputs, targets: dict[str, torch.Tensor], pairs: Pairs) -> Callable[[], object]:
+    wanted = [given.prediction, *(maps[layer] for layer in objective.needs.student_layers for maps in (given.ref, given.test))]
+
+    def work() -> object:
+        total = torch.stack(list(objective(given, targets, pairs).values())).sum()
+        return torch.autograd.grad(total, wanted, allow_unused=True)
+
+    return work
+
+
+def growth(
+    timed: Callable[[Callable[[], object]], float], forward: Callable[[], object], weights: str, options: argparse.Namespace
+) -> None:
+    """Adding a target to a finished cache, as a ratio to the teacher's forward passes over the same pairs (timed before and after)."""
+    arguments = ["cache", "--dataset", "demo", "--teacher", weights, "--split", "train", "--pairs", str(options.pairs)]
+    print(
+        "\n| target added to a finished cache | ms a pair | times the teacher's forward pass | of it teacher and targets |\n|---|---|---|---|"
+    )
+    for setting, target in (("atom_tskd", "response"), ("atom_compression", "projected"), ("atom_compression", "features")):
+        alone = [timed(forward) / 8 for _ in range(3)]
+        precompute([*arguments, "--setting", setting, "--targets", target, f"pairs.crop_size={options.size}", "teacher.batch=8"])
+        alone += [timed(forward) / 8 for _ in range(3)]
+        record = Cache.open(next(Path(os.environ["CACHE_DIR"]).glob("demo-train-*"))).history()[-1]
+        base, whole, busy = statistics.median(alone), record["seconds"] / options.pairs, record["teacher_seconds"] / options.pairs
+        rows.append(f"| {target} | {1e3 * whole:,.1f} | {whole / base:.2f} | {busy / base:.2f} |")
+    print(
+        "\n| target added to a finished cache | ms a pair | times the teacher's forward pass | teacher and targets alone |\n|---|---|---|---|"
+    )
+    print("\n".join(rows))
