@@ -73,9 +73,7 @@ def growth(
 ) -> None:
     """Adding a target to a finished cache, as a ratio to the teacher's forward passes over the same pairs (timed before and after)."""
     arguments = ["cache", "--dataset", "demo", "--teacher", weights, "--split", "train", "--pairs", str(options.pairs)]
-    print(
-        "\n| target added to a finished cache | ms a pair | times the teacher's forward pass | of it teacher and targets |\n|---|---|---|---|"
-    )
+    rows = []
     for setting, target in (("atom_tskd", "response"), ("atom_compression", "projected"), ("atom_compression", "features")):
         alone = [timed(forward) / 8 for _ in range(3)]
         precompute([*arguments, "--setting", setting, "--targets", target, f"pairs.crop_size={options.size}", "teacher.batch=8"])
@@ -83,7 +81,6 @@ def growth(
         record = Cache.open(next(Path(os.environ["CACHE_DIR"]).glob("demo-train-*"))).history()[-1]
         base, whole, busy = statistics.median(alone), record["seconds"] / options.pairs, record["teacher_seconds"] / options.pairs
         rows.append(f"| {target} | {1e3 * whole:,.1f} | {whole / base:.2f} | {busy / base:.2f} |")
-    print(
-        "\n| target added to a finished cache | ms a pair | times the teacher's forward pass | teacher and targets alone |\n|---|---|---|---|"
-    )
+    head = "target added to a finished cache | ms a pair | times the teacher's forward pass | teacher and targets alone"
+    print(f"\n| {head} |\n|---|---|---|---|")
     print("\n".join(rows))
