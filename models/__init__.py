@@ -6,7 +6,7 @@ from models.checkpoint import guess_architecture, load_weights, read_state, save
 from models.outputs import LAYERS, STRIDES, Outputs
 from models.pretrained import DEMO_TEACHER, load_imagenet_backbone, start_from
 from models.prroi import prroi_pool
-from models.sizes import flops, network_sizes
+from models.sizes import flops, network_sizes, parameter_counts
 from models.tracker import ARCHITECTURES, PARTS, Teacher, Tracker, build
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "load_imagenet_backbone",
     "load_weights",
     "network_sizes",
+    "parameter_counts",
     "prroi_pool",
     "read_state",
     "save_weights",

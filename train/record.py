@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import configs
 import models
@@ -86,17 +85,11 @@ def budget(config: Config) -> tuple[int, int]:
 def trained_parameters(architecture: str) -> int:
     """Parameters that a tracker uses: stages that are never run left out."""
     with torch.device("meta"):
-        tracker = models.build(architecture)
-    tracker.freeze(())
-    return sum(parameter.numel() for parameter in tracker.parameters() if parameter.requires_grad)
+        return models.parameter_counts(models.build(architecture))[1]
 
 
 def mflops(architecture: str, crop_size: int, proposals: int) -> float:
-    """Floating-point operations of one forward pass over one pair, in millions (a multiply-add counts two), by torch's counter."""
+    """Multiply-adds of one forward pass over one pair, in millions, as `python -m models show` counts them."""
     # building draws weights; a run's random state is its own
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        tracker = models.build(architecture).eval()
-        image, boxes = torch.zeros(1, 3, crop_size, crop_size), torch.ones(1, proposals, 4)
-        with FlopCounterMode(display=False) as counter:
-            tracker(image, image, boxes[:, 0], boxes)
-    return counter.get_total_flops() / 1e6
+    with torch.random.fork_rng(devices=[]):
+        return models.flops(models.build(architecture), crop_size, proposals) / 1e6

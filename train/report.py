@@ -107,7 +107,7 @@ def runs_section(runs: Sequence[Record]) -> str:
                 number(result["seconds"] / 3600 if result else None, ".3g"),
             ]
         )
-    head = ("run", "student", "parameters", "MFLOP a pair", "steps", "pairs seen", "pairs/s", "waits for data", "online teacher", "hours")
+    head = ("run", "student", "parameters", "MFLOPs a pair", "steps", "pairs seen", "pairs/s", "waits for data", "online teacher", "hours")
     devices = sorted({f"{run.result['device']}, torch {run.result['torch']}" for run in runs if run.result})
     unfinished = [run.label for run in runs if run.result is None]
     text = "Hours and pairs/s are of training alone (validation left out)" + (f", on {'; '.join(devices)}." if devices else ".")

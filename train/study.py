@@ -208,7 +208,7 @@ def _summary(by_setting: dict[str, list[Record]]) -> str:
         "correlation",
         "loss",
         "parameters",
-        "MFLOP a pair",
+        "MFLOPs a pair",
         "pairs/s",
         "hours a run",
         "thesis: OTB-100 AUC",
@@ -217,7 +217,7 @@ def _summary(by_setting: dict[str, list[Record]]) -> str:
     over = f"; mean ± sample standard deviation over {' or '.join(map(str, counts))} seeds" if counts[-1] > 1 else ""
     text = (
         f"Equal budget: {steps:,} steps of {first.config.train.batch}, {pairs:,} pairs a run. Numbers are of the last validation"
-        f"{over}. Losses of different settings are different sums and do not"
+        f"{over}. MFLOPs count a multiply-add once. Losses of different settings are different sums and do not"
         f" compare. Making the shared caches took {cache_seconds(caches.values()) / 3600:.3g} hours, once for all runs. The last column is"
         " reference, not measured here: success AUC on OTB-100 as the CFKD thesis states it, after 25 hours of training on full data."
     )
