@@ -227,7 +227,7 @@ def _resolved(path: Path, like: str | None) -> dict[str, Any]:
     shared = sum(name in _SHARED for name in chain)
     networks = {key: other[key] for key in ("student", "teacher") if other.get(key) is not None}
     tree = _stacked([*trees[:shared], networks, *trees[shared:]])
-    sizes = {key: other[key] for key in ("dataset", "val_dataset", "pairs") if key in other}
+    sizes: dict[str, Any] = {key: other[key] for key in ("dataset", "val_dataset", "pairs") if key in other}
     budget = {key: value for key, value in other.get("train", {}).items() if key != "freeze"}
     return _merge(tree, {**sizes, "train": budget, "like": like})
 
