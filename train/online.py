@@ -27,17 +27,18 @@ LOW_PRECISION = 0.05
 
 
 class OnlineTeacher:
-    """Computes targets with the code that precompute uses."""
+    """Computes targets with the code that precompute uses, rounded features included: a run sees the same numbers from both."""
 
-    def __init__(self, teacher: Teacher, channels_last: bool = False) -> None:
+    def __init__(self, teacher: Teacher, channels_last: bool = False, feature_bits: int | None = None) -> None:
         self.teacher = teacher.to(memory_format=torch.channels_last) if channels_last else teacher
+        self.feature_bits = feature_bits
 
     def targets(self, ref: Tensor, test: Tensor, pairs: Pairs, names: Sequence[str], objective: Objective) -> dict[str, Tensor]:
         """ref, test (B, 3, S, S) normalised -> "target/array" -> float32, leading dim B, of the named targets."""
         if not names:
             return {}
         outputs = self.teacher(ref, test, pairs.ref_box, pairs.proposals, layers_of(names))
-        return compute(names, outputs, pairs, objective.projection)
+        return compute(names, outputs, pairs, objective.projection, self.feature_bits)
 
 
 @dataclass(frozen=True)
