@@ -54,8 +54,10 @@ def markdown(settings: Sequence[Config]) -> list[str]:
     columns = [rows_of(config) for config in settings]
     heads = [f"bytes a pair, {config.teacher.architecture} (`{config.setting}`)" for config in settings if config.teacher is not None]
     lines = [["target", "what it is", "needed by", *heads], ["---", "---", "---", *("---:" for _ in heads)]]
-    for same in zip(*columns, strict=True):
-        lines.append([f"`{same[0].name}`", same[0].doc, ", ".join(same[0].needed_by), *(f"{row.bytes:,}" for row in same)])
+    lines += [
+        [f"`{same[0].name}`", same[0].doc, ", ".join(same[0].needed_by), *(f"{row.bytes:,}" for row in same)]
+        for same in zip(*columns, strict=True)
+    ]
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
