@@ -90,7 +90,8 @@ def check_cache(
 ) -> str:
     """Recomputes train.check_pairs pairs with the live teacher and compares them with the cached targets.
 
-    needed: cached target -> an objective that reads it. Returns a line that states the largest relative error and the tolerance.
+    needed: cached target -> an objective that reads it. Rounded features are compared with rounded ones: only what lies at the edge of
+    a step may differ. Returns a line that states the largest relative error and the tolerance.
 
     Raises:
         RunError: an array is off by more than the tolerance; the cache was not made by this teacher from these pairs.
