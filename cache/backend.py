@@ -68,6 +68,9 @@ class Backend(Protocol):
     def fault(self, stored: Stored, part: int, record: Mapping[str, Any]) -> str | None:
         """What is wrong with the stored bytes of a part, checked against the ledger; None if nothing."""
 
+    def stored_bytes(self, stored: Stored, part: int, record: Mapping[str, Any]) -> int:
+        """What a published part of an array takes; `record` is its entry in the ledger."""
+
     def metadata_fault(self, stored: Stored) -> str | None:
         """What is wrong with the description (shape, dtype, chunks) of an array; None if nothing."""
 

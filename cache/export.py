@@ -34,10 +34,9 @@ def export(
     _copy(cache, cache.pairs, copy.pairs, progress)
     teachers = cache.teachers()
     for (teacher, target), unit in cache.targets().items():
-        arrays = list(unit.arrays.values())
-        _copy(
-            cache, unit, copy.add_target(teacher, target, teachers[teacher], unit.identity, arrays, unit.constants, remedy=remedy), progress
-        )
+        own, arrays = teachers[teacher], list(unit.arrays.values())
+        added = copy.add_target(teacher, target, own, unit.identity, arrays, unit.constants, about=unit.about, remedy=remedy)
+        _copy(cache, unit, added, progress)
     if history and not copy.history():
         for record in cache.history():
             copy.add_history(record)

@@ -57,6 +57,9 @@ def _unit(cache: Cache, unit: Unit) -> dict[str, Any]:
         "pairs_done": pairs,
         "bytes": total,
         "bytes_a_pair": round(total / pairs, 1) if pairs else None,
+        # crops have no row to count
+        "bytes_a_pair_uncompressed": None if unit is cache.pairs else sum(stored.row_bytes for stored in unit.stored),
+        "about": unit.about,
         "identity": unit.identity,
         "constants": {name: list(value.shape) for name, value in unit.constants.items()},
         "arrays": arrays,
@@ -92,8 +95,10 @@ def lines_of(info: Mapping[str, Any]) -> list[str]:
         lines += [f"teacher {name}", *_tree(identity, "  ")]
     for path, unit in info["units"].items():
         each = "" if unit["bytes_a_pair"] is None else f", {unit['bytes_a_pair']:,} bytes a pair"
-        lines.append(f"{path}: {unit['parts_done']}/{info['parts']} parts, {size_text(unit['bytes'])}{each}")
+        plain = "" if path == "pairs" else f", {unit['bytes_a_pair_uncompressed']:,} a pair before compression"
+        lines.append(f"{path}: {unit['parts_done']}/{info['parts']} parts, {size_text(unit['bytes'])}{each}{plain}")
         if path != "pairs":
+            lines += [f"  {key.replace('_', ' ')}: {_words(value)}" for key, value in unit["about"].items()]
             lines += _tree(unit["identity"], "  ")
         for name, array in unit["arrays"].items():
             shape = "x".join(str(side) for side in array["shape"]) or "1"
@@ -104,6 +109,10 @@ def lines_of(info: Mapping[str, Any]) -> list[str]:
         f"history      {history['records']} records, {history['seconds']:,} s" + (f"; last {history['last']}" if history["last"] else "")
     )
     return lines
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _tree(value: Mapping[str, Any], indent: str) -> list[str]:

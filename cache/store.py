@@ -170,10 +170,12 @@ class Cache:
         arrays: Sequence[Array],
         constants: Mapping[str, np.ndarray] | None = None,
         *,
+        about: Mapping[str, Any] | None = None,
         remedy: str = "give this teacher another name, or drop the old one with `python -m cache gc`",
     ) -> Unit:
         """Adds an empty target, or opens the one that was added with the same arguments. Nothing already written is touched.
 
+        `about` (say, which losses need it) is for people: it lies outside the identity and is kept as first written.
         RequestError with the differences and `remedy` if teacher or target exist with another identity, arrays or constants.
         """
         group = f"targets/{check_name(teacher, 'teacher')}"
@@ -192,7 +194,7 @@ class Cache:
         facts = {"identity": plain(target_identity), "constants": {name: described_constant(value) for name, value in values.items()}}
         over = {"layout": LAYOUT, "pairs": self.fingerprint, "teacher": own, **facts, "arrays": _by_name(arrays)}
         described = {**facts, "arrays": [array.described() for array in arrays], "fingerprint": fingerprint(over)}
-        attributes = {"doc": f"target {target} of the teacher {teacher}", **described}
+        attributes = {"doc": f"target {target} of the teacher {teacher}", **described, **({"about": plain(about)} if about else {})}
         if target not in self._backend.children(group):
             self._backend.add(Group(path, sealed(attributes), tuple(self.geometry.stored(path, array) for array in arrays), values))
         self._units.pop(path, None)  # it may have been dropped and added again

@@ -45,6 +45,11 @@ class Unit:
         return dict(self._attributes["identity"])
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What people are told of it beside the identity; empty where it was added without."""
+        return dict(self._attributes.get("about", {}))
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over identity, layout version, arrays and constants."""
         return str(self._attributes["fingerprint"])
@@ -105,11 +110,11 @@ class Unit:
         return {part: entry for part in parts if (entry := self._backend.entry(self.path, part)) is not None}
 
     def nbytes(self) -> dict[str, int]:
-        """Stored bytes of each array (published parts), by name; crops as `crops/jpeg` and so on."""
+        """Stored bytes of each array (published parts), by name; crops as `crops/jpeg` and so on. Of compressed ones, as compressed."""
         total = {self._label(stored): 0 for stored in self.stored}
-        for entry in self.entries().values():
+        for part, entry in self.entries().items():
             for stored in self.stored:
-                total[self._label(stored)] += entry["arrays"][stored.path]["bytes"]
+                total[self._label(stored)] += self._backend.stored_bytes(stored, part, entry["arrays"][stored.path])
         return total
 
     def _label(self, stored: Stored) -> str:

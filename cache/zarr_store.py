@@ -210,6 +210,9 @@ class ZarrStore:
             return f"shard has {path.stat().st_size} bytes instead of {record['bytes']}"
         return None if sha256_file(path) == record["sha256"] else "checksum of the shard differs"
 
+    def stored_bytes(self, stored: Stored, part: int, record: Mapping[str, Any]) -> int:
+        return int(record["bytes"])
+
     def metadata_fault(self, stored: Stored) -> str | None:
         held: dict[str, Buffer] = {}
         _create_array(MemoryStore(held), stored)

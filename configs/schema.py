@@ -68,6 +68,13 @@ class Teacher(Section):
     name: str | None = Field(None, description="name of its group in the cache; null: the architecture (train: else the only group)")
     batch: int = Field(32, ge=1, description="pairs a forward pass in precompute; never across a part boundary")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="autocast type of the teacher's forward pass")
+    feature_bits: int | None = Field(
+        None,
+        ge=2,
+        le=10,
+        description="mantissa bits kept of the targets features and features_shallow, stored compressed (10: lossless);"
+        " null: plain float16, not compressed",
+    )
 
 
 def _weight_alone(value: Any) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from kdlosses.correlation import patch_size
 from kdlosses.pairs import Pairs
 from kdlosses.projection import Projection
 from kdlosses.response import response
+from kdlosses.rounding import round_mantissa
 from models import LAYERS, STRIDES, Outputs
 
 DEEP = ("layer2", "layer3")
@@ -38,6 +39,11 @@ class TargetArray(NamedTuple):
     """of one pair"""
     dtype: str
     doc: str
+
+    @property
+    def bytes(self) -> int:
+        """of one pair, before compression"""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 class Sizes(NamedTuple):
@@ -78,6 +84,21 @@ class Target:
     def projected(self) -> bool:
         """Whether it depends on a drawn projection, hence on the student's channels."""
         return self.name.startswith("projected")
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is whole features, which teacher.feature_bits rounds and compresses."""
+        return self.name.startswith("features")
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What people are told of it: the table's words, in `cache info` too."""
+        return {"doc": f"{self.doc} ({', '.join(self.layers)})" if self.layers else self.doc, "needed_by": list(self.needed_by)}
+
+    def identity(self, feature_bits: int | None) -> dict[str, Any]:
+        """What its numbers depend on beside the pairs, the teacher and a projection; part of the cache's identity."""
+        facts: dict[str, Any] = {"target": self.name, "version": self.version}
+        return facts | {"feature_bits": feature_bits} if self.whole and feature_bits is not None else facts
 
     def arrays(
         self,
@@ -125,8 +146,8 @@ def table(
         if one.projected and student_channels is None:
             continue
         arrays = one.arrays(channels, numbers, proposals, crop_size, student_channels=student_channels)
-        size = sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in arrays)
-        rows.append(Row(one.name, one.version, one.layers, one.needed_by, arrays, size, one.doc))
+        size = sum(array.bytes for array in arrays)
+        rows.append(Row(one.name, one.version, one.layers, one.needed_by, arrays, size, one.about["doc"]))
     return rows
 
 
@@ -144,11 +165,14 @@ def layers_of(names: Iterable[str]) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def compute(names: Iterable[str], outputs: Outputs, pairs: Pairs, projection: Projection | None = None) -> dict[str, Tensor]:
+def compute(
+    names: Iterable[str], outputs: Outputs, pairs: Pairs, projection: Projection | None = None, feature_bits: int | None = None
+) -> dict[str, Tensor]:
     """Teacher numbers of a batch: precompute stores them, the online teacher hands them to the losses at once.
 
     outputs: of the teacher, with the layers `layers_of(names)`. projection: layer -> P (C of the teacher, C of the student), for projected
-    targets (RequestError without it). Returns "target/array" -> float32, leading dim B; row b depends on pair b alone.
+    targets (RequestError without it). feature_bits: teacher.feature_bits. Returns "target/array" -> float32, leading dim B; row b depends
+    on pair b alone.
     """
     found: dict[str, Tensor] = {}
     with torch.autocast(outputs.prediction.device.type, enabled=False):
@@ -161,7 +185,14 @@ def compute(names: Iterable[str], outputs: Outputs, pairs: Pairs, projection: Pr
                     " ask the teacher for layers_of(targets)"
                 )
             found |= {f"{name}/{key}": value.detach().float() for key, value in one.numbers(one.layers, outputs, pairs, projection).items()}
-    return found
+    return round_features(found, feature_bits)
+
+
+def round_features(found: Mapping[str, Tensor], feature_bits: int | None) -> dict[str, Tensor]:
+    """What `compute` gives without feature_bits -> what it gives with them: whole features rounded, everything else as it is."""
+    if feature_bits is None:
+        return dict(found)
+    return {key: round_mantissa(value, feature_bits).float() if target(key.split("/")[0]).whole else value for key, value in found.items()}
 
 
 def _iou_shapes(layers: tuple[str, ...], sizes: Sizes) -> list[TargetArray]:
@@ -241,13 +272,23 @@ TARGETS: dict[str, Target] = {
     for one in (
         Target("iou", 1, (), ("teacher_soft", "adaptive_hard", "mutual_students"), "prediction of each proposal", _iou_shapes, _iou, True),
         Target("abs_sum", 1, DEEP, ("fidelity",), "channel-summed absolute features", _abs_sum_shapes, _abs_sum),
-        Target("abs_sum_shallow", 1, SHALLOW, ("fidelity",), "the same of the first two layers", _abs_sum_shapes, _abs_sum),
+        Target("abs_sum_shallow", 1, SHALLOW, ("fidelity",), "channel-summed absolute features", _abs_sum_shapes, _abs_sum),
         Target("response", 1, _ALL, ("target_response",), "features times their correlation", _response_shapes, _response("correlation")),
         Target("response_gaussian", 1, _ALL, ("target_response",), "features times a Gaussian", _response_shapes, _response("gaussian")),
         Target("projected", 1, DEEP, ("projected_fidelity",), "features seen through the fixed projection", _projected_shapes, _projected),
-        Target("projected_shallow", 1, SHALLOW, ("projected_fidelity",), "the same of the first two layers", _projected_shapes, _projected),
+        Target(
+            "projected_shallow",
+            1,
+            SHALLOW,
+            ("projected_fidelity",),
+            "features seen through the fixed projection",
+            _projected_shapes,
+            _projected,
+        ),
         Target("features", 1, DEEP, ("projected_fidelity",), "whole features, for a trained projection", _features_shapes, _features),
-        Target("features_shallow", 1, SHALLOW, ("projected_fidelity",), "the same of the first two layers", _features_shapes, _features),
+        Target(
+            "features_shallow", 1, SHALLOW, ("projected_fidelity",), "whole features, for a trained projection", _features_shapes, _features
+        ),
     )
 }
 

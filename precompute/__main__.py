@@ -163,10 +163,11 @@ def _add(cache: Cache, teacher: TeacherChoice, plan: TargetPlan) -> Any:
         plan.name,
         teacher.identity(),
         plan.identity,
-        [Array(*array) for array in plan.arrays],
+        [Array(*array, compress=plan.feature_bits is not None) for array in plan.arrays],
         constants,
+        about=TARGETS[plan.name].about,
         remedy="give this teacher a name of its own (teacher.name=...) or drop the old one:"
-        f" python -m cache gc {cache.path} --teacher {teacher.name}",
+        f" python -m cache gc {cache.path} --teacher {teacher.name} (of it only this target: --target {teacher.name}/{plan.name})",
     )
 
 
@@ -198,6 +199,14 @@ def report(config: configs.Config, cache: Cache, measured: Measured, teacher: Te
             file=sys.stderr,
         )
     print(f"{measured.pairs:,} pairs in {measured.seconds:,.1f} s, {measured.pairs / measured.seconds:,.1f} a second")
+    rounding: dict[str, Any] = {}
+    if errors := measured.rounding_errors():
+        assert config.teacher is not None
+        rounding = {"feature_bits": config.teacher.feature_bits, "rounding_errors": {key: float(f"{e:.4g}") for key, e in errors.items()}}
+        print(
+            f"features rounded to {config.teacher.feature_bits} mantissa bits: relative error"
+            f" {', '.join(f'{error:.2g} ({key})' for key, error in errors.items())} over {measured.teacher_pairs:,} pairs"
+        )
     cache.add_history(
         {
             "setting": config.setting,
@@ -214,6 +223,7 @@ def report(config: configs.Config, cache: Cache, measured: Measured, teacher: Te
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads",
             "torch": torch.__version__,
         }
+        | rounding
     )
     line = cost.break_even(config, measured)
     if line:

@@ -5,6 +5,7 @@ Letters: B pairs of a teacher batch, n pairs of a part. Image axis (2): 0 = ref,
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -55,6 +56,12 @@ class Measured:
     """the teacher waited for decoded crops"""
     decoder: str = ""
     faults: dict[str, int] = field(default_factory=dict)
+    rounding: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """array of whole features -> squared norms of what teacher.feature_bits changed in it, and of it, over teacher_pairs"""
+
+    def rounding_errors(self) -> dict[str, float]:
+        """Norm of the change over the norm of the teacher's float32 numbers, by array ("target/array")."""
+        return {key: math.sqrt(changed / whole) if whole else 0.0 for key, (changed, whole) in self.rounding.items()}
 
 
 def fill(work: Work, producer: Producer, teacher: models.Teacher | None) -> Measured:
@@ -88,6 +95,7 @@ class TargetPass:
         self.names, self.layers = names, target_table.layers_of(names)
         self.dtypes = {f"{plan.name}/{array.name}": getattr(torch, array.dtype) for plan, _ in work.targets for array in plan.arrays}
         self.projection = next((plan.projection for plan, _ in work.targets if plan.projection is not None), None)
+        self.feature_bits = next((plan.feature_bits for plan, _ in work.targets if plan.feature_bits is not None), None)
 
     def run(self, progress: Progress) -> None:
         """All parts, in order; a part is written by a thread of its own while the teacher goes on with the next."""
@@ -149,13 +157,21 @@ class TargetPass:
         pairs = Pairs(ref_box, test_box, proposals, self.work.pairs.crop_size)
         with torch.inference_mode():
             outputs = self.teacher(images[: len(rows)], images[len(rows) :], ref_box, proposals, self.layers)
-            found = target_table.compute(self.names, outputs, pairs, self.projection)
+            exact = target_table.compute(self.names, outputs, pairs, self.projection)
+            found = target_table.round_features(exact, self.feature_bits)
             for key, dtype in self.dtypes.items():
                 # a value beyond float16 becomes inf here, which the store refuses by naming the pair
                 values[key].append(found[key][:valid].to(dtype).cpu())
+                if found[key] is not exact[key]:
+                    self._measure_rounding(key, exact[key][:valid], found[key][:valid])
         self.measured.waited_seconds += decoded - began
         self.measured.teacher_seconds += time.perf_counter() - decoded
         self.measured.teacher_pairs += valid
+
+    def _measure_rounding(self, key: str, exact: torch.Tensor, rounded: torch.Tensor) -> None:
+        changed, whole = self.measured.rounding.get(key, (0.0, 0.0))
+        sums = [torch.linalg.vector_norm(value.flatten(1), dim=1).double().square().sum().item() for value in (rounded - exact, exact)]
+        self.measured.rounding[key] = (changed + sums[0], whole + sums[1])
 
     def _write(self, part: int, values: dict[str, np.ndarray]) -> None:
         for plan, unit in self.work.targets:

@@ -33,7 +33,11 @@ def describe_and_check(
     Raises:
         RequestError: the disk cannot hold it; the message ends with `remedy`.
     """
-    items = [f"crops {crop_bytes + row_bytes:,.0f}"] + [f"{plan.name} {plan.pair_bytes:,}" for plan, _ in targets]
+    # what a compressed target takes is known once it is written: the room it may need is all of it
+    bound = {True: "<= ", False: ""}
+    items = [f"crops {crop_bytes + row_bytes:,.0f}"]
+    items += [f"{plan.name} {bound[plan.feature_bits is not None]}{plan.pair_bytes:,}" for plan, _ in targets]
+    less = bound[any(pairs and plan.feature_bits is not None for plan, pairs in targets)]
     total = MARGIN * (crop_pairs * (crop_bytes + row_bytes) + sum(pairs * plan.pair_bytes for plan, pairs in targets))
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
@@ -42,7 +46,7 @@ def describe_and_check(
             f"disk: expected room for {size(total)} below {folder}, found {size(free)} free; {remedy}, give CACHE_DIR another disk,"
             " or free some space"
         )
-    return f"bytes a pair: {' + '.join(items)}; still to write {size(total)}, free {size(free)}"
+    return f"bytes a pair: {' + '.join(items)}; still to write {less}{size(total)}, free {size(free)}"
 
 
 def break_even(config: Config, measured: Measured) -> str | None:

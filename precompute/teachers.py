@@ -32,6 +32,8 @@ class TeacherChoice:
     """SHA-256 of the weights file"""
     dtype: str
     batch: int
+    feature_bits: int | None = None
+    """of the targets that are whole features; null: all of float16"""
 
     def identity(self) -> dict[str, Any]:
         """What changes the teacher's numbers; part of the cache's identity."""
@@ -70,7 +72,8 @@ def choose(section: TeacherSection) -> TeacherChoice:
         raise RequestError(f"teacher: expected a weights file, found none at {path}; correct TEACHER= or teacher.weights")
     if architecture not in models.ARCHITECTURES:
         models.build(architecture)  # raises with the nearest name
-    return TeacherChoice(section.name or architecture, architecture, path, models.weights_digest(path), section.dtype, section.batch)
+    name, digest = section.name or architecture, models.weights_digest(path)
+    return TeacherChoice(name, architecture, path, digest, section.dtype, section.batch, section.feature_bits)
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,13 @@ class TargetPlan:
     arrays: list[target_table.TargetArray]
     identity: dict[str, Any]
     projection: Projection | None
+    feature_bits: int | None = None
+    """mantissa bits of whole features, which are compressed then; None for every other target"""
 
     @property
     def pair_bytes(self) -> int:
         """Stored bytes a pair, before compression."""
-        return sum(torch.Size(array.shape).numel() * (2 if array.dtype == "float16" else 4) for array in self.arrays)
+        return sum(array.bytes for array in self.arrays)
 
 
 def needed_targets(config: Config) -> tuple[str, ...]:
@@ -113,11 +118,11 @@ def plan_targets(config: Config, teacher: TeacherChoice, wanted: Sequence[str]) 
             config.pairs.crop_size,
             student_channels=student_channels if target.projected else None,
         )
-        identity: dict[str, Any] = {"target": name, "version": target.version}
+        identity = target.identity(teacher.feature_bits)
         projection = None
         if target.projected:
             seed = next((loss.seed for phase in config.phases_or_one() if (loss := phase.losses.projected_fidelity)), 0)
             projection = draw_projection(seed, student_channels, channels)
             identity |= {"projection_seed": seed, "student_channels": {layer: student_channels[layer] for layer in target.layers}}
-        plans.append(TargetPlan(name, arrays, identity, projection))
+        plans.append(TargetPlan(name, arrays, identity, projection, teacher.feature_bits if target.whole else None))
     return plans

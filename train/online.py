@@ -27,17 +27,18 @@ LOW_PRECISION = 0.05
 
 
 class OnlineTeacher:
-    """Computes targets with the code that precompute uses."""
+    """Computes targets with the code that precompute uses, rounded features included: a run sees the same numbers from both."""
 
-    def __init__(self, teacher: Teacher, channels_last: bool = False) -> None:
+    def __init__(self, teacher: Teacher, channels_last: bool = False, feature_bits: int | None = None) -> None:
         self.teacher = teacher.to(memory_format=torch.channels_last) if channels_last else teacher
+        self.feature_bits = feature_bits
 
     def targets(self, ref: Tensor, test: Tensor, pairs: Pairs, names: Sequence[str], objective: Objective) -> dict[str, Tensor]:
         """ref, test (B, 3, S, S) normalised -> "target/array" -> float32, leading dim B, of the named targets."""
         if not names:
             return {}
         outputs = self.teacher(ref, test, pairs.ref_box, pairs.proposals, layers_of(names))
-        return compute(names, outputs, pairs, objective.projection)
+        return compute(names, outputs, pairs, objective.projection, self.feature_bits)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def check_cache(
 ) -> str:
     """Recomputes train.check_pairs pairs with the live teacher and compares them with the cached targets.
 
-    needed: cached target -> an objective that reads it. Returns a line that states the largest relative error and the tolerance.
+    needed: cached target -> an objective that reads it. Rounded features are compared with rounded ones: only what lies at the edge of
+    a step may differ. Returns a line that states the largest relative error and the tolerance.
 
     Raises:
         RunError: an array is off by more than the tolerance; the cache was not made by this teacher from these pairs.

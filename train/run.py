@@ -172,7 +172,7 @@ def _announce(
     teacher = None
     if source is not None and (plan.needs_teacher or (checking and progress.step == 0)):
         # building networks draws random numbers; the run's own are drawn later, from its seed
-        teacher = OnlineTeacher(source.load(device), config.train.channels_last)
+        teacher = OnlineTeacher(source.load(device), config.train.channels_last, source.feature_bits)
         if checking and progress.step == 0:
             for cache in sources.train:
                 log.say(check_cache(cache, source, teacher, cached, config, device))

@@ -36,6 +36,8 @@ class TeacherSource:
     dtype: str
     note: str = ""
     """a line for the user, where something is not as the setting says"""
+    feature_bits: int | None = None
+    """mantissa bits of the targets that are whole features; None: all of float16"""
 
     def load(self, device: torch.device) -> models.Teacher:
         """The frozen network on the device. RequestError without weights."""
@@ -166,7 +168,7 @@ def find_teacher(config: Config, *caches: Cache) -> TeacherSource:
                 f" `{cache_command(config, split)}`"
             )
     path = Path(weights) if weights is not None else _recorded_weights(caches, name, wanted.get("weights_sha256"))
-    return TeacherSource(name, architecture, wanted, path, section.dtype, note)
+    return TeacherSource(name, architecture, wanted, path, section.dtype, note, section.feature_bits)
 
 
 def _demo_stands_in(caches: Sequence[Cache], name: str) -> bool:
@@ -204,9 +206,9 @@ def objectives(config: Config, teacher: TeacherSource | None) -> list[Objective]
     return made
 
 
-def target_identity(name: str, objective: Objective) -> dict[str, Any]:
+def target_identity(name: str, objective: Objective, feature_bits: int | None) -> dict[str, Any]:
     """What a cached target must have been made with, beside the teacher."""
-    facts: dict[str, Any] = {"target": name, "version": TARGETS[name].version}
+    facts = TARGETS[name].identity(feature_bits)
     for key, value in objective.target_identity.get(name, {}).items():
         facts["projection_seed" if key == "seed" else key] = value
     return facts
@@ -217,16 +219,16 @@ def held(caches: Sequence[Cache], teacher: TeacherSource | None, objective: Obje
     if teacher is None:
         return {}
     return {
-        target: "; ".join(reason for one in caches if (reason := _lacks(one, teacher.name, target, objective)))
+        target: "; ".join(reason for one in caches if (reason := _lacks(one, teacher, target, objective)))
         for target in objective.needs.targets
     }
 
 
-def _lacks(cache: Cache, teacher: str, name: str, objective: Objective) -> str:
-    unit = cache.target(teacher, name)
+def _lacks(cache: Cache, teacher: TeacherSource, name: str, objective: Objective) -> str:
+    unit = cache.target(teacher.name, name)
     if unit is None:
         return ABSENT
-    lines = diff(unit.identity, target_identity(name, objective))
+    lines = diff(unit.identity, target_identity(name, objective, teacher.feature_bits))
     missing = len(unit.missing())
     return "; ".join(lines) if lines else f"{missing} of {cache.parts} parts missing" if missing else ""
 

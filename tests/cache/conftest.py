@@ -26,6 +26,7 @@ PAIRS = [
     Array("grey", (), "bool", "both images grey"),
 ]
 TEACHER = {"architecture": "atom", "sha256": "ab" * 32}
+ABOUT = {"doc": "sums of maps (layer2, layer3)", "needed_by": ["fidelity", "teacher_soft"]}
 MAPS = [Array("layer2", (2, 6, 6), "float16", "sum of |U|"), Array("layer3", (2, 3, 3), "float16", "the same", True)]
 
 
@@ -68,6 +69,7 @@ def add_maps(cache: Cache, **changed: Any) -> Any:
         "target_identity": {"version": 1},
         "arrays": MAPS,
         "constants": {"projection": np.eye(3, dtype="float32")},
+        "about": ABOUT,
     }
     return cache.add_target(changed.pop("teacher", "atom"), changed.pop("target", "maps"), **{**options, **changed})
 
@@ -121,6 +123,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         "IDENTITY",
         "PAIRS",
         "TEACHER",
+        "ABOUT",
         "MAPS",
         "numbers",
         "images",

@@ -63,6 +63,9 @@ def test_info(kit, path, command):
     assert info["teachers"] == {"atom": kit.TEACHER}
     assert info["units"]["pairs"]["parts_done"] == 3
     maps = info["units"]["targets/atom/maps"]
+    assert maps["about"] == kit.ABOUT
+    assert maps["bytes_a_pair_uncompressed"] == 2 * (2 * 6 * 6 + 2 * 3 * 3)
+    assert info["units"]["pairs"]["bytes_a_pair_uncompressed"] is None
     assert maps["arrays"]["layer2"]["shape"] == [2, 6, 6]
     assert maps["arrays"]["layer2"]["bytes_a_pair"] >= 2 * 6 * 6 * 2
     assert maps["bytes"] == sum(array["bytes"] for array in maps["arrays"].values())
@@ -74,6 +77,9 @@ def test_info(kit, path, command):
         "dataset: demo",
         "teacher atom",
         "targets/atom/maps: 3/3 parts",
+        f"{maps['bytes_a_pair']:,} bytes a pair, 180 a pair before compression",
+        "  doc: sums of maps (layer2, layer3)",
+        "  needed by: fidelity, teacher_soft",
         "constants/projection [3, 3]",
     ):
         assert text in out

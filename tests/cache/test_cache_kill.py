@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cache.hdf5_store
@@ -34,6 +35,9 @@ def work_on(path):
     cache = Cache.open(path)
     if work == "write":
         cache.pairs.write(1, {name: data[name] for name in cache.pairs.arrays}, crops)
+    elif work == "write maps":
+        unit = cache.target("atom", "maps")
+        unit.write(1, {name: data[name] for name in unit.arrays})
     else:
         for action in drop_target(cache, "atom/maps"):
             action.apply()
@@ -67,10 +71,9 @@ else:
 
 def killed(kit, source: Path, work: str, step: int) -> list[Path]:
     """Copies of `source`, each after a kill at another point of the same work; the last one lived."""
-    import numpy as np
-
-    pairs = Cache.open(source).pairs
-    np.savez(source.parent / "part.npz", **{name: kit.numbers(array)[8:16] for name, array in pairs.arrays.items()})
+    store = Cache.open(source)
+    arrays = {name: array for unit in (store.pairs, *store.targets().values()) for name, array in unit.arrays.items()}
+    np.savez(source.parent / "part.npz", **{name: kit.numbers(array)[8:16] for name, array in arrays.items()})
     (source.parent / "crops.txt").write_text("\n".join(" ".join(image.hex() for image in pair) for pair in kit.images()[8:16]))
     out = source.parent / "killed"
     root = Path(cache.zarr_store.__file__).parent.parent
@@ -105,6 +108,22 @@ def test_a_killed_write_leaves_a_part_or_none(kit, path):
 def leftover(place: Path) -> str:
     """The one thing that a kill may leave beside an HDF5 file: the temporary file of a journal."""
     return next((name for name in os.listdir(place.parent) if name.startswith(f".{place.name}.journal.")), "nothing")
+
+
+def test_a_killed_write_of_compressed_arrays_is_made_good_to_the_byte(kit, path):
+    store = kit.create(path)
+    kit.add_maps(store)
+    places = killed(kit, path, "write maps", 2 if path.is_dir() else 5)
+    assert len(places) > 3
+    states, contents = set(), []
+    for place in places:
+        unit = Cache.open(place).target("atom", "maps")
+        states.add(unit.published(1))
+        kit.write(Cache.open(place), unit, 1)
+        contents.append(kit.tree(place) if place.is_dir() else (unit.entries(), unit.nbytes()))
+        assert np.array_equal(unit.read(8, 16)["layer3"], kit.numbers(kit.MAPS[1])[8:16].astype("float16"))
+    assert states == {True, False}
+    assert all(content == contents[-1] for content in contents)
 
 
 def test_a_killed_drop_leaves_a_target_or_none(kit, path):

@@ -7,6 +7,7 @@ import json
 import pickle
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 import zarr
@@ -181,6 +182,70 @@ def test_a_teacher_or_target_of_another_identity_is_refused(kit, path):
     with pytest.raises(RequestError, match=r"constants.projection.sha256: cached \"64ee.*\", wanted"):
         kit.add_maps(cache, constants={"projection": 2 * np.eye(3, dtype="float32")})
     assert kit.add_maps(cache, arrays=[array._replace(doc="other words") for array in kit.MAPS]).complete
+
+
+def test_what_people_are_told_is_kept_as_first_written_and_is_no_identity(kit, path):
+    cache = kit.fill(path)
+    unit = cache.target("atom", "maps")
+    assert unit.about == kit.ABOUT
+    before, fingerprint = kit.tree(path), unit.fingerprint
+    for other in (None, {"doc": "other words", "needed_by": []}):
+        again = kit.add_maps(cache, about=other)
+        assert again.complete and again.about == kit.ABOUT and again.fingerprint == fingerprint
+        assert kit.tree(path) == before
+    plain = path.with_name(f"plain{path.suffix}")
+    unit = kit.add_maps(kit.create(plain), about=None)
+    kit.write(Cache.open(plain), unit, 0)
+    assert unit.fingerprint == fingerprint
+    assert "about" not in Cache.open(plain).backend.attributes("targets/atom/maps"), "as in caches from before there was any"
+    before = kit.tree(plain)
+    unit = kit.add_maps(Cache.open(plain))
+    assert unit.about == {} and unit.missing() == [1, 2]
+    assert kit.tree(plain) == before
+
+
+COARSE = Array("coarse", (2, 16, 16), "float16", "few bits, as whole features have them", True)
+
+
+def coarse(kit, seed: int = 0) -> np.ndarray:
+    """Numbers of 3 mantissa bits."""
+    return np.ldexp(np.random.default_rng(seed).integers(8, 16, (kit.COUNT, *COARSE.shape)), -3).astype("float32")
+
+
+def test_a_compressed_array_counts_what_it_takes(kit, path):
+    cache = kit.create(path)
+    unit = cache.add_target("atom", "features", kit.TEACHER, {"version": 1}, [COARSE, COARSE._replace(name="raw", compress=False)])
+    for part in range(cache.parts):
+        start, stop = cache.bounds(part)
+        unit.write(part, dict.fromkeys(("coarse", "raw"), coarse(kit)[start:stop]))
+    for start, stop in ((0, 20), (3, 5), (6, 18)):
+        found = Cache.open(path).target("atom", "features").read(start, stop)
+        assert np.array_equal(found["coarse"], coarse(kit)[start:stop].astype("float16"))
+    sizes, whole = unit.nbytes(), kit.COUNT * COARSE.shape[1] ** 2 * 2 * 2
+    assert sizes["raw"] >= whole and 0.1 * whole < sizes["coarse"] < 0.5 * whole
+    if path.is_dir():
+        on_disk = sum(item.stat().st_size for item in (path / "targets/atom/features/coarse").glob("c.*"))
+    else:
+        with h5py.File(path, "r", locking=False) as file:
+            on_disk = file["targets/atom/features/coarse"].id.get_storage_size()
+    assert sizes["coarse"] == on_disk
+    cache.backend.retract(unit.path, [1])
+    assert 0 < Cache.open(path).target("atom", "features").nbytes()["coarse"] < sizes["coarse"], "only parts that exist count"
+
+
+def test_compressed_parts_are_the_same_bytes_in_whatever_order_they_are_written(kit, path):
+    made = []
+    for name, order in (("a", (0, 1, 2)), ("b", (2, 0, 1))):
+        place = path.with_name(f"{name}{path.suffix}")
+        unit = kit.create(place).add_target("atom", "features", kit.TEACHER, {"version": 1}, [COARSE])
+        for part in order:
+            start, stop = Cache.open(place).bounds(part)
+            Cache.open(place).target("atom", "features").write(part, {"coarse": coarse(kit)[start:stop]})
+        unit.write(1, {"coarse": coarse(kit)[8:16]})  # compared, never rewritten
+        with pytest.raises(RunError, match="found it published with other numbers"):
+            unit.write(1, {"coarse": coarse(kit, 1)[8:16]})
+        made.append(kit.tree(place) if place.is_dir() else (unit.entries(), unit.nbytes()))
+    assert made[0] == made[1]
 
 
 def test_constants_come_back_and_are_read_only_through_the_unit(kit, path):

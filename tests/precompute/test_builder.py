@@ -15,10 +15,13 @@ import torch
 import models
 import precompute.__main__ as command
 from cache import Cache
+from cache.__main__ import main as cache_command
+from cache.verify import verify
 from configs.cli import run
 from configs.errors import RunError
 from kdlosses import targets as target_table
 from kdlosses.pairs import Pairs
+from kdlosses.rounding import round_mantissa
 from models.preprocess import CropBatch, make_decoder
 from precompute import cost
 from precompute.builder import TargetPass
@@ -120,16 +123,7 @@ def test_a_killed_run_resumed_by_shares_gives_the_same_bytes(dataset, teacher, t
     (path,) = caches(tmp_path)
     whole = digests(path)
     shutil.rmtree(path)
-    written = []
-    write = TargetPass._write
-
-    def killed(self, part, values):
-        if written:
-            raise RunError("killed")
-        written.append(part)
-        write(self, part, values)
-
-    monkeypatch.setattr(TargetPass, "_write", killed)
+    monkeypatch.setattr(TargetPass, "_write", killed_after_one(TargetPass._write))
     assert fill("--teacher", teacher) == 1
     monkeypatch.undo()
     monkeypatch.setattr(command, "PART", 32)
@@ -163,6 +157,123 @@ def test_adding_a_target_and_a_teacher_leaves_every_old_byte(dataset, teacher, t
         ("second", "abs_sum"),
     }
     assert "layer2" in Cache.open(path).target("atom_resnet18tiny", "projected").constants
+
+
+def test_targets_all_adds_every_target_and_leaves_every_old_byte(dataset, teacher, tmp_path, capsys):
+    assert fill("--teacher", teacher, pairs=40) == 0
+    (path,) = caches(tmp_path)
+    before = digests(path)
+    assert fill("--teacher", teacher, "--targets", "all", "student.architecture=atom_mobilenetsmall", pairs=40) == 0
+    after = digests(path)
+    assert {name: after[name] for name in before} == before
+    cache = Cache.open(path)
+    assert set(cache.targets()) == {("atom_resnet18tiny", name) for name in target_table.TARGETS}
+    channels, (student, _) = models.network_sizes("atom_resnet18tiny")[0], models.network_sizes("atom_mobilenetsmall")
+    rows = {row.name: row for row in target_table.table(channels, 1, 16, 64, student_channels=student)}
+    for (_, name), unit in cache.targets().items():
+        assert unit.complete
+        assert {key: (array.shape, array.dtype) for key, array in unit.arrays.items()} == {
+            array.name: (array.shape, array.dtype) for array in rows[name].arrays
+        }
+        assert unit.about == {"doc": rows[name].doc, "needed_by": list(rows[name].needed_by)}
+    assert run(cache_command, ["info", str(path)]) == 0
+    text = capsys.readouterr().out
+    for row in rows.values():
+        assert f"  doc: {row.doc}\n  needed by: {', '.join(row.needed_by)}\n  target: {row.name}\n" in text
+        assert f"{row.bytes:,} a pair before compression" in text
+    assert run(cache_command, ["verify", str(path), "--deep"]) == 0
+
+
+def test_targets_all_of_a_box_teacher_have_four_numbers_a_proposal(dataset, tmp_path):
+    torch.manual_seed(0)
+    drnet = models.build("drnet_mobilenetsmall")
+    models.save_weights(drnet, tmp_path / "drnet.safetensors")
+    networks = ["teacher.architecture=drnet_mobilenetsmall", "student.architecture=drnet_mobilenetsmall"]
+    arguments = ["--dataset", "got10k", "--split", "train", "--pairs", "9", "--device", "cpu", "--setting", "drnet_cfkd"]
+    arguments += ["--teacher", str(tmp_path / "drnet.safetensors"), "--targets", "all", *ARGS, *networks]
+    assert run(command.main, ["cache", *arguments]) == 0
+    cache = Cache.open(caches(tmp_path)[0])
+    units = {name: unit for (teacher, name), unit in cache.targets().items() if teacher == "drnet_mobilenetsmall"}
+    assert set(units) == set(target_table.TARGETS) and all(unit.complete for unit in units.values())
+    assert units["iou"].read(0, 9)["iou"].shape == (9, 16, 4)
+    assert units["features"].read(0, 9)["layer3"].shape == (9, 2, drnet.channels["layer3"], 4, 4)
+    assert verify(cache, deep=True) == []
+
+
+def test_whole_features_of_few_bits_are_the_plain_ones_rounded_and_their_error_is_measured(dataset, teacher, tmp_path, capsys):
+    names = ("--teacher", teacher, "--targets", "features abs_sum")
+    assert fill(*names) == 0
+    (path,) = caches(tmp_path)
+    plain = Cache.open(path).target("atom_resnet18tiny", "features")
+    assert "feature_bits" not in plain.identity and "rounding_errors" not in Cache.open(path).history()[-1]
+    capsys.readouterr()
+    assert fill(*names, "teacher.name=coarse", "teacher.feature_bits=4") == 0
+    said = capsys.readouterr().out
+    cache = Cache.open(path)
+    unit = cache.target("coarse", "features")
+    assert unit.identity == plain.identity | {"feature_bits": 4}
+    assert cache.target("coarse", "abs_sum").identity == cache.target("atom_resnet18tiny", "abs_sum").identity
+    assert f"features <= {sum(stored.row_bytes for stored in plain.stored):,} + abs_sum" in said and "still to write <= " in said
+    exact, rounded = plain.read(0, 80), unit.read(0, 80)
+    errors = cache.history()[-1]["rounding_errors"]
+    for layer in ("layer2", "layer3"):
+        assert np.array_equal(rounded[layer], round_mantissa(torch.from_numpy(exact[layer]), 4).numpy())
+        wanted = relative(rounded[layer], exact[layer])
+        assert 0.005 < wanted < 2**-5
+        # the plain ones are float16 too, the measured error is that from the teacher's float32
+        assert errors[f"features/{layer}"] == pytest.approx(wanted, rel=1e-3)
+        assert f"{errors[f'features/{layer}']:.2g} (features/{layer})" in said
+    assert "features rounded to 4 mantissa bits: relative error" in said and "over 80 pairs" in said
+    assert sum(unit.nbytes().values()) < 0.8 * sum(plain.nbytes().values())
+    assert cache.history()[-1]["feature_bits"] == 4
+
+
+def relative(found: np.ndarray, wanted: np.ndarray) -> float:
+    found, wanted = found.astype(np.float64), wanted.astype(np.float64)
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def test_features_of_other_bits_are_refused_with_the_difference(dataset, teacher, tmp_path, capsys):
+    names = ("--teacher", teacher, "--targets", "features")
+    assert fill(*names, "teacher.feature_bits=10", pairs=9) == 0
+    (path,) = caches(tmp_path)
+    before = digests(path)
+    for bits, difference in (("5", "cached 10, wanted 5"), ("null", "cached 10, wanted nothing")):
+        capsys.readouterr()
+        assert fill(*names, f"teacher.feature_bits={bits}", pairs=9) == 2
+        error = capsys.readouterr().err
+        assert f"(feature_bits: {difference})" in error and error.count("\n") == 1
+        assert "--target atom_resnet18tiny/features" in error
+    assert digests(path) == before
+    assert fill(*names, "teacher.feature_bits=1", pairs=9) == 2
+    assert "teacher.feature_bits: expected greater than or equal to 2, found 1" in capsys.readouterr().err
+
+
+def test_a_killed_run_of_compressed_features_resumes_to_the_same_bytes(dataset, teacher, tmp_path, monkeypatch):
+    names = ("--teacher", teacher, "--targets", "features", "teacher.feature_bits=5")
+    assert fill(*names) == 0
+    (path,) = caches(tmp_path)
+    whole = digests(path)
+    shutil.rmtree(path)
+    with monkeypatch.context() as later:
+        later.setattr(TargetPass, "_write", killed_after_one(TargetPass._write))
+        assert fill(*names) == 1
+    assert digests(path) != whole
+    assert fill(*names) == 0
+    assert digests(path) == whole
+
+
+def killed_after_one(write):
+    """A `TargetPass._write` that fails at its second part."""
+    written = []
+
+    def killed(self, part, values):
+        if written:
+            raise RunError("killed")
+        written.append(part)
+        write(self, part, values)
+
+    return killed
 
 
 def test_an_unreadable_frame_is_counted_and_another_pair_drawn_in_its_place(dataset, teacher, tmp_path, capsys):

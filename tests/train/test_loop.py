@@ -18,17 +18,19 @@ from train.log import read_metrics
 from train.loop import Meter, PhaseLoop
 from train.online import OnlineTeacher, check_cache, decoder_note, recorded, relative_error, some_rows
 from train.plan import Sources
-from train.run import processes, run
+from train.run import prepare, processes, run
 from train.sources import find_teacher, objectives, open_caches, open_sources, resolve_dataset
 from train.students import build_students, parameter_groups
 
 QUICK = ("train.epochs=1", "train.val_batches=1", "train.log_every=1", "train.check_pairs=0", "train.pictures=0")
+TRAINED = ("losses.projected_fidelity.projection=trained", "losses.projected_fidelity.weight=1")
 OBJECTIVES = {
     "atom_cfkd": (),
     "atom_tskd": (),
     "atom_tskd gaussian": ("losses.target_response.weights=gaussian",),
     "atom_compression": (),
-    "atom_compression trained": ("losses.projected_fidelity.projection=trained", "losses.projected_fidelity.weight=1"),
+    "atom_compression trained": TRAINED,
+    "atom_compression coarse": (*TRAINED, "teacher.name=coarse", "teacher.feature_bits=3"),
     "atom_tsskd": ("second_student.architecture=atom_resnet18tiny",),
 }
 
@@ -196,6 +198,44 @@ def test_a_cached_target_of_another_projection_is_computed_online_or_refused(wor
     config = world.config("losses.projected_fidelity.seed=1", "train.teacher=cached", setting="atom_compression", runs=tmp_path)
     with pytest.raises(RequestError, match="found projected: projection_seed: cached 0, wanted 1; run `make cache"):
         run(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "difference"),
+    [
+        ("atom_resnet18tiny", "5", "feature_bits: cached nothing, wanted 5"),
+        ("coarse", "5", "feature_bits: cached 3, wanted 5"),
+        ("coarse", "null", "feature_bits: cached 3, wanted nothing"),
+    ],
+)
+def test_cached_features_of_other_bits_are_refused_with_the_difference_and_the_command(world, tmp_path, name, bits, difference):
+    options = (*TRAINED, f"teacher.name={name}", f"teacher.feature_bits={bits}", "train.teacher=cached")
+    with pytest.raises(RequestError, match=f"found features: {difference}; run `make cache") as caught:
+        run(world.config(*options, setting="atom_compression", runs=tmp_path))
+    command = str(caught.value).split("`")[1]
+    assert ("teacher.feature_bits=5" in command) == (bits == "5")
+    # with the weights at hand they are computed instead, and the table says why
+    *_, plan = prepare(world.config(*options[:-1], setting="atom_compression"))
+    assert plan.train[0].online == ("features",) and difference in plan.table()
+
+
+def test_rounding_changes_nothing_but_whole_features(world, tmp_path):
+    """Predictions, and the targets that are made of features, are cached and used whatever the bits are."""
+    options = (*QUICK, "train.teacher=cached")
+    curves = [terms(run(world.config(*options, *bits, runs=tmp_path / str(len(bits))))) for bits in ((), ("teacher.feature_bits=4",))]
+    assert curves[0] == curves[1]
+
+
+def test_the_live_teacher_rounds_as_the_cache_does(world):
+    config = world.config(*TRAINED, "teacher.name=coarse", "teacher.feature_bits=3", setting="atom_compression")
+    sources = open_sources(config)
+    assert sources.teacher is not None and sources.teacher.feature_bits == 3
+    objective, cpu = objectives(config, sources.teacher)[0], torch.device("cpu")
+    teacher = sources.teacher.load(cpu)
+    line = check_cache(sources.train[0], sources.teacher, OnlineTeacher(teacher, False, 3), {"features": objective}, config, cpu)
+    assert float(line.split("relative error ")[1].split()[0]) < 2e-3
+    with pytest.raises(RunError, match=r"features/layer. of teacher coarse: expected the live teacher's numbers within 0.02"):
+        check_cache(sources.train[0], sources.teacher, OnlineTeacher(teacher), {"features": objective}, config, cpu)
 
 
 def test_a_missing_cache_is_refused_with_the_command_that_makes_it(world, tmp_path):

@@ -155,6 +155,7 @@ def test_the_command_carries_every_difference_from_the_settings_file():
             "pairs.crop_size=96",
             "losses.fidelity.layers=[layer1, layer2]",
             "teacher.name=other",
+            "teacher.feature_bits=5",
             "cache_dir=/x y",
         ],
     )
