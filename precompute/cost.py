@@ -35,7 +35,7 @@ def describe_and_check(
     """
     # what a compressed target takes is known once it is written: the room it may need is all of it
     bound = {True: "<= ", False: ""}
-    items = [f"crops {crop_bytes + row_bytes:,.0f}"]
+    items = [f"crops {crop_bytes + row_bytes:,.0f}"] if crop_pairs else []
     items += [f"{plan.name} {bound[plan.feature_bits is not None]}{plan.pair_bytes:,}" for plan, _ in targets]
     less = bound[any(pairs and plan.feature_bits is not None for plan, pairs in targets)]
     total = MARGIN * (crop_pairs * (crop_bytes + row_bytes) + sum(pairs * plan.pair_bytes for plan, pairs in targets))
