@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,15 +61,12 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory, settled: Callable[[str, Path, int], models.Tracker]) -> World:
     """The session's tiny world; tests write runs into folders of their own."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("world")
-    torch.manual_seed(7)
-    tracker = models.build(ARCHITECTURE)
-    settle(tracker)
     weights = folder / "teacher.safetensors"
-    models.save_weights(tracker, weights)
+    tracker = settled(ARCHITECTURE, weights, 7)
     made = World(folder, weights)
     for split in COUNTS:
         fill(make_cache(made.config(), split, folder / "caches" / split), models.Teacher(tracker), weights, tuple(TARGETS))
@@ -118,21 +115,21 @@ def texture(rng: np.random.Generator) -> bytes:
 
 def fill(cache: Cache, teacher: models.Teacher, weights: Path, names: Sequence[str], group: str = ARCHITECTURE) -> None:
     """Adds targets of the teacher, as precompute does."""
-    student = models.build(ARCHITECTURE)
+    channels, _ = models.network_sizes(ARCHITECTURE)
     identity = {
         "architecture": teacher.architecture,
         "weights_sha256": models.weights_digest(weights),
         "dtype": "float32",
         "preprocess_version": VERSION,
     }
-    projection = draw_projection(0, student.channels, teacher.channels)
+    projection = draw_projection(0, channels, teacher.channels)
     units = {}
     for name in names:
         target = TARGETS[name]
-        arrays = target.arrays(teacher.channels, 1, N, SIZE, student_channels=student.channels)
+        arrays = target.arrays(teacher.channels, teacher.numbers, N, SIZE, student_channels=channels)
         facts: dict[str, object] = {"target": name, "version": target.version}
         if target.projected:
-            facts |= {"projection_seed": 0, "student_channels": {layer: student.channels[layer] for layer in target.layers}}
+            facts |= {"projection_seed": 0, "student_channels": {layer: channels[layer] for layer in target.layers}}
         constants = {layer: matrix.numpy() for layer, matrix in projection.items()} if target.projected else {}
         units[name] = cache.add_target(group, name, identity, facts, [Array(*array) for array in arrays], constants)
     for part in range(cache.parts):
@@ -154,6 +151,32 @@ def fill(cache: Cache, teacher: models.Teacher, weights: Path, names: Sequence[s
         }
         | {"seconds": 2.0, "teacher_pairs": cache.count, "teacher_seconds": 0.5, "waited_seconds": 0.1, "device": "cpu, 1 threads"}
     )
+
+
+@pytest.fixture(scope="session")
+def filled():
+    """(split's configuration, folder, teacher, weights, ...): `make_cache` and `fill` behind one call."""
+
+    def make(config: Config, split: str, path: Path, teacher: models.Teacher, weights: Path, names: Sequence[str], **options: str) -> Cache:
+        cache = Cache.open(path) if path.exists() else make_cache(config, split, path)
+        fill(cache, teacher, weights, names, **options)
+        return cache
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def settled():
+    """(architecture, path, seed): a random network that BatchNorm knows such images with, and its weights in a file."""
+
+    def make(architecture: str, path: Path, seed: int) -> models.Tracker:
+        torch.manual_seed(seed)
+        tracker = models.build(architecture)
+        settle(tracker)
+        models.save_weights(tracker, path)
+        return tracker
+
+    return make
 
 
 @pytest.fixture(scope="session")
