@@ -136,7 +136,9 @@ def test_a_setting_trains_from_the_cache_alone_with_its_own_losses_and_frozen_pa
         return objectives
 
     monkeypatch.setattr(runs, "objectives", watched)
-    monkeypatch.setattr(checkpoint, "save", lambda path, progress, students, *rest: (ends.append(state_of(students)), save(path, progress, students, *rest)))
+    monkeypatch.setattr(
+        checkpoint, "save", lambda path, progress, students, *rest: (ends.append(state_of(students)), save(path, progress, students, *rest))
+    )
     monkeypatch.setattr(TeacherSource, "load", lambda *_: pytest.fail("a run from the cache must not start a teacher"))
     folder = runs.run(config)
     phases = config.phases_or_one()
@@ -169,7 +171,9 @@ def unweighted(objective: Objective) -> dict[str, list[float]]:
     for prefix, terms in zip(("dull/", "intelligent/") if objective.mutual else ("",), objective.terms, strict=True):
         for name, module in terms.items():
             values = found.setdefault(prefix + name, [])
-            module.register_forward_hook(lambda _module, _given, value, to=values: to.append(float(value.detach())) if torch.is_grad_enabled() else None)
+            module.register_forward_hook(
+                lambda _module, _given, value, to=values: to.append(float(value.detach())) if torch.is_grad_enabled() else None
+            )
     return found
 
 
@@ -177,7 +181,9 @@ def term_names(weights: dict[str, float], config: Config) -> set[str]:
     """The names that a phase's terms are logged by."""
     if config.second_student is None:
         return set(weights)
-    return {f"{student}/{name}" if name != "mutual_students" else f"{name}/{student}" for student in ("dull", "intelligent") for name in weights}
+    return {
+        f"{student}/{name}" if name != "mutual_students" else f"{name}/{student}" for student in ("dull", "intelligent") for name in weights
+    }
 
 
 def state_of(students: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -22,7 +22,12 @@ SHORT = ("train.batch=4", "train.batches=4", "train.epochs=1", "train.val_batche
 def teacher(demo_video, tmp_path, monkeypatch) -> Callable[..., Path]:
     """(overrides) -> the weights that setting atom_paper leaves, always at the same path."""
     torch.set_num_threads(1)
-    folders = {"DEMO_ROOT": demo_video, "CACHE_DIR": tmp_path / "caches", "RUN_DIR": tmp_path / "runs", "TEACHONCE_INDEX": tmp_path / "index"}
+    folders = {
+        "DEMO_ROOT": demo_video,
+        "CACHE_DIR": tmp_path / "caches",
+        "RUN_DIR": tmp_path / "runs",
+        "TEACHONCE_INDEX": tmp_path / "index",
+    }
     for name, value in folders.items():
         monkeypatch.setenv(name, str(value))
     assert cache("atom_paper") == 0
