@@ -155,7 +155,7 @@ def fill(cache: Cache, teacher: models.Teacher, weights: Path, names: Sequence[s
 
 @pytest.fixture(scope="session")
 def filled():
-    """(split's configuration, folder, teacher, weights, ...): `make_cache` and `fill` behind one call."""
+    """(configuration, split, folder, teacher, weights, targets, group=): a cache with one more teacher's targets, made if there is none."""
 
     def make(config: Config, split: str, path: Path, teacher: models.Teacher, weights: Path, names: Sequence[str], **options: str) -> Cache:
         cache = Cache.open(path) if path.exists() else make_cache(config, split, path)
