@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -62,15 +63,12 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory, settled: Callable[[str, Path, int], models.Tracker]) -> World:
     """The session's tiny world; tests write runs into folders of their own."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("world")
-    torch.manual_seed(7)
-    tracker = models.build(ARCHITECTURE)
-    settle(tracker)
     weights = folder / "teacher.safetensors"
-    models.save_weights(tracker, weights)
+    tracker = settled(ARCHITECTURE, weights, 7)
     made = World(folder, weights)
     for split in COUNTS:
         cache = make_cache(made.config(), split, folder / "caches" / split)
@@ -128,21 +126,21 @@ def fill(
     feature_bits: int | None = None,
 ) -> None:
     """Adds targets of the teacher, as precompute does."""
-    student = models.build(ARCHITECTURE)
+    channels, _ = models.network_sizes(ARCHITECTURE)
     identity = {
         "architecture": teacher.architecture,
         "weights_sha256": models.weights_digest(weights),
         "dtype": "float32",
         "preprocess_version": VERSION,
     }
-    projection = draw_projection(0, student.channels, teacher.channels)
+    projection = draw_projection(0, channels, teacher.channels)
     units = {}
     for name in names:
         target = TARGETS[name]
-        arrays = target.arrays(teacher.channels, 1, N, SIZE, student_channels=student.channels)
+        arrays = target.arrays(teacher.channels, teacher.numbers, N, SIZE, student_channels=channels)
         facts = target.identity(feature_bits)
         if target.projected:
-            facts |= {"projection_seed": 0, "student_channels": {layer: student.channels[layer] for layer in target.layers}}
+            facts |= {"projection_seed": 0, "student_channels": {layer: channels[layer] for layer in target.layers}}
         constants = {layer: matrix.numpy() for layer, matrix in projection.items()} if target.projected else {}
         compress = target.whole and feature_bits is not None
         units[name] = cache.add_target(group, name, identity, facts, [Array(*array, compress=compress) for array in arrays], constants)
@@ -167,6 +165,32 @@ def fill(
         # reports count the work of one teacher
         | (timed if group == ARCHITECTURE else {})
     )
+
+
+@pytest.fixture(scope="session")
+def filled():
+    """(configuration, split, folder, teacher, weights, targets, group=, feature_bits=): a cache and one more teacher's targets in it."""
+
+    def make(config: Config, split: str, path: Path, teacher: models.Teacher, weights: Path, names: Sequence[str], **options: Any) -> Cache:
+        cache = Cache.open(path) if path.exists() else make_cache(config, split, path)
+        fill(cache, teacher, weights, names, **options)
+        return cache
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def settled():
+    """(architecture, path, seed): a random network that BatchNorm knows such images with, and its weights in a file."""
+
+    def make(architecture: str, path: Path, seed: int) -> models.Tracker:
+        torch.manual_seed(seed)
+        tracker = models.build(architecture)
+        settle(tracker)
+        models.save_weights(tracker, path)
+        return tracker
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Whole runs on a tiny cache: sources of targets change nothing, phases and freezing do what they say, a diverged loss stops the run."""
+"""Whole runs on a tiny cache: phases and freezing do what they say, wrong sources are refused, a diverged loss stops the run."""
 
 from __future__ import annotations
 
@@ -24,34 +24,10 @@ from train.students import build_students, parameter_groups
 
 QUICK = ("train.epochs=1", "train.val_batches=1", "train.log_every=1", "train.check_pairs=0", "train.pictures=0")
 TRAINED = ("losses.projected_fidelity.projection=trained", "losses.projected_fidelity.weight=1")
-OBJECTIVES = {
-    "atom_cfkd": (),
-    "atom_tskd": (),
-    "atom_tskd gaussian": ("losses.target_response.weights=gaussian",),
-    "atom_compression": (),
-    "atom_compression trained": TRAINED,
-    "atom_compression coarse": (*TRAINED, "teacher.name=coarse", "teacher.feature_bits=3"),
-    "atom_tsskd": ("second_student.architecture=atom_resnet18tiny",),
-}
 
 
 def terms(folder: Path, kind: str = "train") -> list[dict[str, float]]:
     return [record["terms"] for record in read_metrics(folder) if record["kind"] == kind]
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_online_and_cached_follow_the_same_curve(world, tmp_path, name):
-    setting = name.split()[0]
-    curves = []
-    for teacher in ("cached", "online"):
-        options = (*QUICK, *OBJECTIVES[name], f"train.teacher={teacher}", "train.lr=0.0001")
-        curves.append(terms(run(world.config(*options, setting=setting, runs=tmp_path / teacher))))
-    assert len(curves[0]) == 4
-    for cached, online in zip(*curves, strict=True):
-        assert cached.keys() == online.keys()
-        # float16 holds 11 bits of a target; what it changes grows a little with every step
-        assert cached == pytest.approx(online, rel=4e-3, abs=1e-6)
-    assert curves[0] != curves[1], "the online run must not have read the cache"
 
 
 def test_the_share_of_online_batches_is_logged(world, tmp_path):
