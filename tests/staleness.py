@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     group = options.teacher or next(iter(cache.teachers()))
     tracker = models.build(cache.teachers()[group]["architecture"])
     models.load_weights(tracker, options.weights)
-    names = [name for owner, name in cache.targets() if owner == group and not TARGETS[name].projected]
+    names = [name for name, target in TARGETS.items() if (group, name) in cache.targets() and not target.projected]
     found = staleness(cache, group, models.Teacher(tracker), names, min(options.pairs, cache.count))
     columns = [*names, IOU_UNITS] if "iou" in names else names
     print("| fresh | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
