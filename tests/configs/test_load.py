@@ -167,3 +167,9 @@ def test_describe_lists_every_field_with_its_default():
     assert rows["pairs.proposal_sigmas"][0] == "[0.01, 0.05, 0.1, 0.2, 0.3]"
     assert rows["losses.correlation_filter.normalise"][0] == "batch"
     assert all(text for _, text in rows.values())
+
+
+def test_the_readme_lists_every_setting_with_what_it_is():
+    readme = (SETTINGS.parents[1] / "README.md").read_text()
+    table = readme.split("| setting | objective |\n|---|---|\n")[1].split("\n\n")[0]
+    assert table == "\n".join(f"| `{name}` | {doc} |" for name, doc in configs.settings().items())
