@@ -46,7 +46,7 @@ def test_a_report_states_what_the_runs_measured(runs, tmp_path):
     assert [float(cell) for cell in rows[1][1:5]] == pytest.approx(wanted, abs=6e-4)
     assert rows[2][3] == "-", "a setting without a teacher has none to compare with"
     numbers = rows_of(page, "Runs")
-    assert numbers[1][1:6] == ["atom_resnet18tiny", f"{first.result['parameters']:,}", "15", "8", "32"]
+    assert numbers[1][1:6] == ["atom_resnet18tiny", f"{first.result['parameters']:,}", "7", "8", "32"]
     terms = rows_of(page, "Weighted loss terms")
     assert terms[0][1:] == [*first.after["terms"], "ground_truth", "sum"]
     for name in re.findall(r"\]\((.*?\.png)\)", page):
