@@ -17,7 +17,7 @@ from kdlosses import Objective, Pairs, build_objective, compute
 from models import Outputs
 from precompute.__main__ import main as precompute
 
-SETTINGS = ("gt", "ts_ah", "ts_ah_fid", "atom_cfkd", "atom_tskd", "atom_compression")
+SETTINGS = ("gt", "ts_ah", "ts_ah_fid", "atom_cfkd", "atom_tskd", "atom_tsskd", "atom_compression")
 
 
 def losses(
@@ -61,8 +61,11 @@ def losses(
 def _backward(objective: Objective, given: Outputs, targets: dict[str, torch.Tensor], pairs: Pairs) -> Callable[[], object]:
     wanted = [given.prediction, *(maps[layer] for layer in objective.needs.student_layers for maps in (given.ref, given.test))]
 
+    # two students that say the same cost as much as any two
+    students = given if objective.mutual is None else (given, given)
+
     def work() -> object:
-        total = torch.stack(list(objective(given, targets, pairs).values())).sum()
+        total = torch.stack(list(objective(students, targets, pairs).values())).sum()
         return torch.autograd.grad(total, wanted, allow_unused=True)
 
     return work
