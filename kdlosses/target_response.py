@@ -25,7 +25,8 @@ NAME = "target_response"
 def target_response(student: Response, teacher: Response, form: Regression) -> Tensor:
     """reg(F(test_s * w_s), F(test_t * w_t)) + reg(F(patch_s), F(patch_t)) of one layer, w = Q / (sum of Q over the whole batch). Scalar.
 
-    Under data parallelism the batch is the one of each device.
+    Under data parallelism the batch is the one of each device. Of signed maps (MobileNetV2's layer1 to layer3) the sum may come near 0 and
+    the term grow without bound for a step; that is the published form.
     """
     weighted = regress(form, _normalised(student), _normalised(teacher), NAME)
     return weighted + regress(form, student.patch, teacher.patch, NAME)
