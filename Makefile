@@ -18,8 +18,6 @@ RUN_DIR ?= runs
 DEMO_ROOT ?= data/demo
 GPUS ?= 1
 ARGS ?=
-# published settings differ in steps an epoch; like=NAME brings one budget for all
-STUDY_BATCHES := $(or $(BATCHES),$(if $(findstring like=,$(ARGS)),,1000))
 export CACHE_DIR RUN_DIR DEMO_ROOT
 
 comma := ,
@@ -70,8 +68,8 @@ cache: setup ## DATASET=got10k [SETTING=atom_cfkd] [PAIRS=n] [VAL_PAIRS=n] [SPLI
 train: setup ## SETTING=atom_cfkd [DATASET=got10k] [ARGS="train.epochs=2 ..."] [GPUS=n]
 	$(LAUNCH) -m train run --setting $(SETTING) $(if $(DATASET),dataset="$(DATASET)") $(ARGS)
 
-study: setup ## SETTINGS="gt ts atom_cfkd" [SEEDS="0 1 2"] [EPOCHS=n] [BATCHES=1000] [ARGS="like=demo"]: equal budgets, one cache, one report
-	$(PY) -m train study $(SETTINGS) --seeds $(SEEDS) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(STUDY_BATCHES),--batches $(STUDY_BATCHES)) \
+study: setup ## SETTINGS="gt ts atom_cfkd" [SEEDS="0 1 2"] [EPOCHS=n] [BATCHES=n] [ARGS="like=demo"]: equal budgets, one cache, one report
+	$(PY) -m train study $(SETTINGS) --seeds $(SEEDS) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCHES),--batches $(BATCHES)) \
 	  --out reports/study $(if $(DATASET),dataset="$(DATASET)") $(ARGS)
 
 test: setup ## the tests

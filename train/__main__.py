@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     many.add_argument("settings", nargs="+", metavar="SETTING", help=f"of {', '.join(known_settings())}, or YAML files")
     many.add_argument("--seeds", nargs="+", default=["0"], help="train.seed of each setting's runs (default: 0)")
     many.add_argument("--epochs", type=int, help="epochs of every run; phases and lr_step shrink in proportion")
-    many.add_argument("--batches", type=int, help="steps an epoch of every run")
+    many.add_argument("--batches", type=int, help="steps an epoch of every run (default: 1000; with like=NAME that setting's)")
     many.add_argument("--out", type=Path, default=Path("reports/study"), help="folder of the report (default: reports/study)")
     return top
 

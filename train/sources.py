@@ -84,11 +84,17 @@ def resolve_dataset(config: Config) -> Config:
         found = f"caches of {', '.join(sorted(names))}" if names else "no cache that fits"
         remedy = "name one with dataset=NAME"
         if not names:
-            others = [name for name in configs.settings() if _fitting(configs.load(name), identities)]
-            sizes = f", or take the sizes of a setting whose caches are there with like={others[0]}" if others else ""
+            other = setting_with_caches(config)
+            sizes = f", or take the sizes of a setting whose caches are there with like={other}" if other else ""
             remedy = f"make one with `{cache_command(config, 'train')}`{sizes}"
         raise RequestError(f"{config.cache_dir}: expected the cache of one data set, found {found}; {remedy}")
     return config.model_copy(update={"dataset": names.pop()})
+
+
+def setting_with_caches(config: Config) -> str | None:
+    """The first setting whose training pair set lies in the configuration's cache directory: what `like` may name."""
+    identities = [Cache.open(path).identity for path in caches_below(config.cache_dir)]
+    return next((name for name in configs.settings() if _fitting(configs.load(name), identities)), None)
 
 
 def _fitting(config: Config, identities: Sequence[Mapping[str, Any]]) -> set[str]:

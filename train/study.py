@@ -27,7 +27,7 @@ from train.report import (
     terms_section,
 )
 from train.run import prepare, run
-from train.sources import resolve_dataset
+from train.sources import resolve_dataset, setting_with_caches
 
 # OTB-100 success AUC of the CFKD thesis (D. Duolikun, UCL 2020): full data, 50 epochs, 25 hours on one GTX Titan X.
 THESIS = {
@@ -46,6 +46,8 @@ THESIS = {
 }
 THESIS_TEACHER = {"drnet_cfkd": 67.6}
 ATOM_TEACHER = 66.6
+BATCHES = 1000
+"""Steps an epoch where none are asked for: the published settings differ in theirs."""
 THESIS_COLUMN = "thesis: OTB-100 AUC"
 TITLES = {"iou_error": "IoU error (lower is better)", "correlation": "Correlation with true IoU"}
 
@@ -86,6 +88,24 @@ def members(
     return found
 
 
+def sizes_of(setting: str, overrides: Sequence[str]) -> str | None:
+    """Whose sizes a study has: what `like` names; else None, or where no cache of its own size is there, a setting with caches (said)."""
+    config = configs.load(setting, overrides)
+    if config.like is not None or config.dataset is not None:
+        return config.like
+    try:
+        resolve_dataset(config)
+    except RequestError:
+        # where there is none either, the members say what is missing
+        other = setting_with_caches(config)
+        if other is not None:
+            print(
+                f"study: no cache of the settings' own sizes in {config.cache_dir}; takes sizes and budget of {other}, as like={other} does"
+            )
+        return other
+    return None
+
+
 def study(
     settings: Sequence[str],
     seeds: Sequence[int],
@@ -97,12 +117,16 @@ def study(
     """Runs every member one after the other and writes the report; finished members are not run again. Returns its Markdown file.
 
     Everything that can be refused is refused before the first run begins. A member that fails is reported and the others go on.
+    batches: None: BATCHES, or with like=NAME (or where only caches of NAME's sizes are there) those of that setting.
 
     Raises:
         RequestError: see `members`, `train.run.run`.
         RunError: at the end, naming the members that failed.
     """
-    configurations = members(settings, seeds, overrides, epochs, batches)
+    like = sizes_of(settings[0], overrides)
+    if batches is None and not like and not any(override.startswith("train.batches=") for override in overrides):
+        batches = BATCHES
+    configurations = members(settings, seeds, [*overrides, *([f"like={like}"] if like else [])], epochs, batches)
     for config in configurations:
         prepare(config)
     done: list[Member] = []
@@ -211,7 +235,7 @@ def _summary(by_setting: dict[str, list[Record]]) -> str:
         "MFLOPs a pair",
         "pairs/s",
         "hours a run",
-        "thesis: OTB-100 AUC",
+        THESIS_COLUMN,
     )
     counts = sorted({len(runs) for runs in by_setting.values()})
     over = f"; mean ± sample standard deviation over {' or '.join(map(str, counts))} seeds" if counts[-1] > 1 else ""

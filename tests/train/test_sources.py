@@ -7,7 +7,9 @@ import pytest
 import configs
 from cache import Array, Cache
 from configs.errors import RequestError
+from train import study
 from train.sources import open_caches, resolve_dataset
+from train.study import sizes_of
 
 
 def config(folder, *overrides):
@@ -53,3 +55,29 @@ def test_caches_of_another_size_are_pointed_out_with_the_setting_that_made_them(
     with pytest.raises(RequestError, match=r"no cache that fits; make one with `make cache .*, or take the sizes .* with like=demo$"):
         resolve_dataset(config(tmp_path, "pairs.crop_size=288"))
     assert resolve_dataset(configs.load("gt", [f"cache_dir={tmp_path}", "like=demo", "dataset=null"])).dataset == "demo"
+
+
+def test_a_study_takes_the_sizes_of_the_caches_that_are_there_and_says_so(tmp_path, capsys):
+    make(tmp_path, "demo", 8, "pairs.crop_size=144")
+    place = [f"cache_dir={tmp_path}"]
+    assert sizes_of("gt", place) == "demo" and "takes sizes and budget of demo, as like=demo does" in capsys.readouterr().out
+    assert sizes_of("gt", [*place, "like=demo_gt"]) == "demo_gt" and sizes_of("gt", [*place, "dataset=demo"]) is None
+    assert sizes_of("gt", [f"cache_dir={tmp_path / 'none'}"]) is None
+    # a cache of its own size goes before
+    make(tmp_path, "got10k", 8, "pairs.crop_size=288")
+    assert sizes_of("gt", place) is None and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("own", "batches", "expected"), [(False, None, 256), (True, None, 1000), (True, 7, 7), (False, 7, 7)])
+def test_a_study_has_one_number_of_steps_an_epoch(tmp_path, monkeypatch, own, batches, expected):
+    make(tmp_path, "demo", 8, f"pairs.crop_size={288 if own else 144}")
+    seen = []
+    monkeypatch.setattr(study, "prepare", lambda config: seen.append(config))
+    monkeypatch.setattr(study, "run", lambda config: None)
+    monkeypatch.setattr(study, "write", lambda done, out: out)
+    study.study(["gt", "ts"], [0, 1], tmp_path / "out", [f"cache_dir={tmp_path}"], batches=batches)
+    assert len(seen) == 4 and {config.train.batches for config in seen} == {expected}
+    assert {config.train.epochs for config in seen} == {50 if own else 5}
+    if batches is None:
+        study.study(["gt", "ts"], [0], tmp_path / "out", [f"cache_dir={tmp_path}", "train.batches=3"])
+        assert [config.train.batches for config in seen[4:]] == [3, 3]
