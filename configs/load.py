@@ -218,13 +218,13 @@ def _like(overrides: Sequence[str]) -> str | None:
 def _resolved(path: Path, like: str | None) -> dict[str, Any]:
     """The tree of a setting, on top of its bases and, where it or `like` names one, of another setting's sizes."""
     chain = _chain(path, ())
-    trees = list(chain.values())
+    trees = [tree for _, tree in chain]
     like = like or next((tree["like"] for tree in reversed(trees) if tree.get("like")), None)
     if like in (None, "null"):
         return _stacked(trees)
-    other = _stacked(_chain(_find_setting(like), ()).values())
+    other = _stacked(tree for _, tree in _chain(_find_setting(like), ()))
     # what all settings share gives way to the other's networks, what this one states does not
-    shared = sum(name in _SHARED for name in chain)
+    shared = sum(file.parent == SETTINGS and file.stem in _SHARED for file, _ in chain)
     networks = {key: other[key] for key in ("student", "teacher") if other.get(key) is not None}
     tree = _stacked([*trees[:shared], networks, *trees[shared:]])
     sizes: dict[str, Any] = {key: other[key] for key in ("dataset", "val_dataset", "pairs") if key in other}
@@ -232,8 +232,8 @@ def _resolved(path: Path, like: str | None) -> dict[str, Any]:
     return _merge(tree, {**sizes, "train": budget, "like": like})
 
 
-def _chain(path: Path, seen: tuple[Path, ...]) -> dict[str, dict[str, Any]]:
-    """The trees of a setting's files by the files' names, that of the base first."""
+def _chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
+    """A setting's files with their trees, that of the base first."""
     if path in seen:
         raise RequestError(
             f"{path}: expected a base: chain that ends, found a circle {' -> '.join(p.stem for p in (*seen, path))}; remove one base:"
@@ -241,13 +241,13 @@ def _chain(path: Path, seen: tuple[Path, ...]) -> dict[str, dict[str, Any]]:
     tree = _read_yaml(path)
     base = tree.pop("base", None)
     if base is None:
-        return {path.stem: tree}
+        return [(path, tree)]
     beside = path.parent / f"{base}.yaml"
     parent = beside if beside.is_file() else SETTINGS / f"{base}.yaml"
     if not parent.is_file():
         known = [p.stem for p in SETTINGS.glob("*.yaml")]
         raise RequestError(f"{path}: expected base: to be a setting, found '{base}'{nearest(str(base), known)}; see configs/settings")
-    return {**_chain(parent, (*seen, path)), path.stem: tree}
+    return [*_chain(parent, (*seen, path)), (path, tree)]
 
 
 def _stacked(trees: Iterable[dict[str, Any]]) -> dict[str, Any]:

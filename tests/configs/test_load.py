@@ -77,6 +77,12 @@ def test_like_takes_sizes_and_budget_and_leaves_the_objective():
     assert configs.load("drnet_cfkd", ["like=demo"]).teacher == configs.load("drnet_cfkd").teacher
 
 
+def test_a_file_may_have_the_name_of_one_of_its_bases(tmp_path):
+    own = tmp_path / "ts.yaml"
+    own.write_text("base: ts_ah\ndoc: mine\nlosses: {adaptive_hard: 0.2}\n")
+    assert {name: term.weight for name, term in configs.load(str(own)).losses.active().items()} == {"teacher_soft": 1, "adaptive_hard": 0.2}
+
+
 def test_overrides_and_files_go_on_top_of_like(tmp_path):
     config = configs.load("sep", ["like=demo", "train.epochs=8", "pairs.count=7"])
     assert [phase.epochs for phase in config.phases] == [4, 4] and config.pairs.count == 7 and config.pairs.crop_size == 144
