@@ -26,7 +26,7 @@ def estimate(producer: Producer, count: int) -> float:
 def describe_and_check(
     folder: Path, crop_bytes: float, crop_pairs: int, targets: list[tuple[TargetPlan, int]], row_bytes: int, remedy: str
 ) -> str:
-    """One line with bytes a pair, the total still to be written and the free space.
+    """One line with bytes a pair of what is missing, the total still to be written and the free space.
 
     crop_pairs: pairs whose crops are missing; targets: each with the number of pairs that lack it; row_bytes: of the pair arrays.
 
@@ -36,7 +36,7 @@ def describe_and_check(
     # what a compressed target takes is known once it is written: the room it may need is all of it
     bound = {True: "<= ", False: ""}
     items = [f"crops {crop_bytes + row_bytes:,.0f}"] if crop_pairs else []
-    items += [f"{plan.name} {bound[plan.feature_bits is not None]}{plan.pair_bytes:,}" for plan, _ in targets]
+    items += [f"{plan.name} {bound[plan.feature_bits is not None]}{plan.pair_bytes:,}" for plan, pairs in targets if pairs]
     less = bound[any(pairs and plan.feature_bits is not None for plan, pairs in targets)]
     total = MARGIN * (crop_pairs * (crop_bytes + row_bytes) + sum(pairs * plan.pair_bytes for plan, pairs in targets))
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
