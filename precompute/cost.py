@@ -34,10 +34,9 @@ def describe_and_check(
         RequestError: the disk cannot hold it; the message ends with `remedy`.
     """
     # what a compressed target takes is known once it is written: the room it may need is all of it
-    bound = {True: "<= ", False: ""}
     items = [f"crops {crop_bytes + row_bytes:,.0f}"] if crop_pairs else []
-    items += [f"{plan.name} {bound[plan.feature_bits is not None]}{plan.pair_bytes:,}" for plan, pairs in targets if pairs]
-    less = bound[any(pairs and plan.feature_bits is not None for plan, pairs in targets)]
+    items += [f"{plan.name} {_bound(plan)}{plan.pair_bytes:,}" for plan, pairs in targets if pairs]
+    less = next((bound for plan, pairs in targets if pairs and (bound := _bound(plan))), "")
     total = MARGIN * (crop_pairs * (crop_bytes + row_bytes) + sum(pairs * plan.pair_bytes for plan, pairs in targets))
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
@@ -47,6 +46,10 @@ def describe_and_check(
             " or free some space"
         )
     return f"bytes a pair: {' + '.join(items)}; still to write {less}{size(total)}, free {size(free)}"
+
+
+def _bound(plan: TargetPlan) -> str:
+    return "<= " if plan.feature_bits is not None else ""
 
 
 def break_even(config: Config, measured: Measured) -> str | None:

@@ -39,6 +39,8 @@ from tests import bench_objectives
 from train.feed import Batch, Feed
 from train.order import Order
 
+PARTS = ("steps", "losses", "growth")
+
 
 def main() -> None:
     """Measures everything and prints the table."""
@@ -74,7 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="pairs a step (default: 8)")
     parser.add_argument("--pairs", type=int, default=128, help="pairs in the cache (default: 128)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; each kind of step is timed once in each (default: 5)")
-    parser.add_argument("--only", nargs="+", default=["steps", "losses", "growth"], help="of steps, losses, growth (default: all)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
     parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
     return parser.parse_args()
 

@@ -28,7 +28,7 @@ IOU_UNITS = "IoU units"
 
 
 def staleness(cache: Cache, group: str, teacher: models.Teacher, names: Sequence[str], pairs: int) -> dict[str, dict[str, float]]:
-    """ "replay" or augmentation -> target (and IOU_UNITS) -> error of what the cache holds, over the first `pairs` pairs.
+    """Augmentation, or "replay" -> target (and IOU_UNITS) -> error of what the cache holds, over the first `pairs` pairs.
 
     Of a target: the largest relative error (norm of the difference over the norm of what is right) of its maps. Only the pairs that an
     augmentation touches count: not every pair is mirrored, blurred or grey.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from cache import Cache
 from configs import Config
 from configs.cli import run
 from kdlosses import TARGETS, Objective
+from tests.compare import digests, moved, state_of
 from train import checkpoint, record
 from train.log import read_metrics
 from train.sources import TeacherSource
@@ -86,12 +86,6 @@ def box_teacher(folder: Path) -> Path:
             tracker(torch.randn(4, 3, 64, 64), torch.randn(4, 3, 64, 64), boxes[:, 0], boxes + torch.rand(4, 4, 4))
     models.save_weights(tracker, folder / "drnet.safetensors")
     return folder / "drnet.safetensors"
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of every cache but the records of work."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "history.jsonl")
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def targets(folder: Path) -> set[tuple[str, str]]:
@@ -185,16 +179,6 @@ def term_names(weights: dict[str, float], config: Config) -> set[str]:
     return {
         f"{student}/{name}" if name != "mutual_students" else f"{name}/{student}" for student in ("dull", "intelligent") for name in weights
     }
-
-
-def state_of(students: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in students.state_dict().items()}
-
-
-def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
-    """The parts in which a parameter or a buffer of BatchNorm is another number."""
-    parts = {word: part for part, word in models.PARTS.items()}
-    return {parts[name.split(".")[2]] for name in before if not torch.equal(before[name], after[name])}
 
 
 @pytest.mark.parametrize("setting", configs.settings())

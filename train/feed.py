@@ -198,17 +198,18 @@ class Feed:
         source, pair = self.order.take(first, whole)
         mine = np.arange(self.rank, whole, self.world)
         source, pair = source[mine], pair[mine]
-        rows, targets, refs, tests = self._gather(source, pair, self.is_fresh(step))
+        fresh = self.is_fresh(step)
+        rows, targets, refs, tests = self._gather(source, pair, fresh)
         valid = self.batch_size if self.total is None else int((first + mine < self.total).sum())
         look = replayed(rows["brightness"], rows["grey"])
-        if self.is_fresh(step):
+        if fresh:
             drawn = draw_fresh(self.seed, first, whole, self.section).take(mine)
             look = combined(look, drawn, self.fresh)
             for name in ("ref_box", "test_box", "proposals"):
                 rows[name] = flip_boxes(rows[name], look.flip, self.section.crop_size)
         elif self.augment == "none":
             look = replayed(np.ones_like(look.brightness), np.zeros_like(look.grey))
-        if self.is_fresh(step) and "proposals" in self.fresh:
+        if fresh and "proposals" in self.fresh:
             section = self.section.model_copy(update={"proposals": self.proposals or self.section.proposals})
             rows["proposals"] = fresh_proposals(rows["test_box"], self.seed, first + mine, section)
         elif self.proposals is not None:
@@ -220,7 +221,7 @@ class Feed:
             flip=np.tile(look.flip, 2),
             blur=np.ascontiguousarray(look.blur.T).reshape(-1),
         )
-        return _Assembled(crops, rows, targets, valid, self.is_fresh(step), source, pair)
+        return _Assembled(crops, rows, targets, valid, fresh, source, pair)
 
     def _choose(self, rows: dict[str, np.ndarray], targets: dict[str, np.ndarray], positions: np.ndarray) -> None:
         """Leaves `proposals` of each pair's proposals, and of the teacher's numbers for them."""

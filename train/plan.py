@@ -91,7 +91,15 @@ def make_plan(config: Config, needs: Sequence[TermNeeds], train: Held, val: Held
         fresh = tuple(_training(config, targets, train, weights, "fresh") for targets in wanted)
     validation = tuple(_cached_or_online(config, targets, (), val, weights, "val") for targets in wanted)
     rows = [
-        _row(config, number, term, phase.losses.active()[term].weight, tuple(terms[term]), (training, fresh, validation), train)
+        _row(
+            config,
+            number,
+            term,
+            phase.losses.active()[term].weight,
+            tuple(terms[term]),
+            (training[number], fresh[number], validation[number]),
+            train,
+        )
         for number, (phase, terms) in enumerate(zip(phases, needs, strict=True))
         for term in terms
     ]
@@ -170,10 +178,11 @@ def _row(
     term: str,
     weight: float,
     targets: tuple[str, ...],
-    sources: tuple[tuple[Sources, ...], tuple[Sources, ...], tuple[Sources, ...]],
+    sources: tuple[Sources, Sources, Sources],
     held: Held,
 ) -> Row:
-    train, fresh, val = (one[phase] for one in sources)
+    """sources: of training batches, of fresh ones, of validation."""
+    train, fresh, val = sources
     train_from, val_from = _where(targets, train), _where(targets, val)
     mix = config.train.mix
     of_fresh = [why for target in targets if (why := foreign(config, target, "fresh"))] if mix > 0 else []

@@ -78,23 +78,29 @@ def resolve_dataset(config: Config) -> Config:
     """
     if config.dataset is not None:
         return config
-    identities = [Cache.open(path).identity for path in caches_below(config.cache_dir)]
-    names = _fitting(config, identities)
+    names = _fitting(config, _identities(config))
     if len(names) != 1:
         found = f"caches of {', '.join(sorted(names))}" if names else "no cache that fits"
         remedy = "name one with dataset=NAME"
         if not names:
-            other = setting_with_caches(config)
+            other = other_sizes(config)
             sizes = f", or take the sizes of a setting whose caches are there with like={other}" if other else ""
             remedy = f"make one with `{cache_command(config, 'train')}`{sizes}"
         raise RequestError(f"{config.cache_dir}: expected the cache of one data set, found {found}; {remedy}")
     return config.model_copy(update={"dataset": names.pop()})
 
 
-def setting_with_caches(config: Config) -> str | None:
-    """The first setting whose training pair set lies in the configuration's cache directory: what `like` may name."""
-    identities = [Cache.open(path).identity for path in caches_below(config.cache_dir)]
+def other_sizes(config: Config) -> str | None:
+    """Where no training pair set of a configuration is there: the first setting of which there is one, what `like` may name."""
+    identities = _identities(config)
+    if _fitting(config, identities):
+        return None
     return next((name for name in configs.settings() if _fitting(configs.load(name), identities)), None)
+
+
+def _identities(config: Config) -> list[dict[str, Any]]:
+    """Of every cache in the configuration's directory."""
+    return [Cache.open(path).identity for path in caches_below(config.cache_dir)]
 
 
 def _fitting(config: Config, identities: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -27,7 +27,7 @@ from train.report import (
     terms_section,
 )
 from train.run import prepare, run
-from train.sources import resolve_dataset, setting_with_caches
+from train.sources import other_sizes, resolve_dataset
 
 # OTB-100 success AUC of the CFKD thesis (D. Duolikun, UCL 2020): full data, 50 epochs, 25 hours on one GTX Titan X.
 THESIS = {
@@ -93,17 +93,10 @@ def sizes_of(setting: str, overrides: Sequence[str]) -> str | None:
     config = configs.load(setting, overrides)
     if config.like is not None or config.dataset is not None:
         return config.like
-    try:
-        resolve_dataset(config)
-    except RequestError:
-        # where there is none either, the members say what is missing
-        other = setting_with_caches(config)
-        if other is not None:
-            print(
-                f"study: no cache of the settings' own sizes in {config.cache_dir}; takes sizes and budget of {other}, as like={other} does"
-            )
-        return other
-    return None
+    other = other_sizes(config)
+    if other is not None:
+        print(f"study: no cache of the settings' own sizes in {config.cache_dir}; takes sizes and budget of {other}, as like={other} does")
+    return other
 
 
 def study(

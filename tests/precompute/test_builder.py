@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -25,6 +24,7 @@ from kdlosses.rounding import round_mantissa
 from models.preprocess import CropBatch, make_decoder
 from precompute import cost
 from precompute.builder import TargetPass
+from tests.compare import digests
 
 FRAMES = 24
 ARGS = ["pairs.crop_size=64", "teacher.architecture=atom_resnet18tiny", "teacher.batch=8", "train.feed=torch"]
@@ -79,12 +79,6 @@ def fill(*arguments: str, pairs: int = 80) -> int:
 
 def caches(tmp_path: Path) -> list[Path]:
     return sorted(path for path in (tmp_path / "caches").iterdir() if not path.name.startswith("."))
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file but the record of work."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "history.jsonl")
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_the_cached_targets_are_the_teachers_answers_on_the_stored_crops(dataset, teacher, tmp_path, capsys):

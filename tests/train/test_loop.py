@@ -13,6 +13,7 @@ from cache import Cache
 from configs import RequestError, RunError
 from kdlosses import Pairs
 from models.boxes import box_iou
+from tests.compare import moved, state_of
 from train import checkpoint
 from train.log import read_metrics
 from train.loop import Meter, PhaseLoop
@@ -48,21 +49,11 @@ def test_phases_freeze_their_parts_bit_for_bit_and_start_the_schedule_anew(world
     folder = run(config)
     start = state_of(build_students(config)[0])
     assert len(kept) == 3
-    assert changed(start, kept[1]) == {"backbone"} and changed(kept[1], kept[2]) == {"head"}
+    assert moved(start, kept[1]) == {"backbone"} and moved(kept[1], kept[2]) == {"head"}
     exported = load_file(folder / "student.safetensors")
     assert all(torch.equal(value, kept[2][f"trackers.0.{name}"]) for name, value in exported.items())
     rates = {record["epoch"]: record["lr"] for record in read_metrics(folder) if record["kind"] == "train"}
     assert rates == {1: {"backbone": pytest.approx(1e-3)}, 2: {"backbone": pytest.approx(1e-4)}, 3: {"head": pytest.approx(1e-3)}}
-
-
-def state_of(students: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in students.state_dict().items()}
-
-
-def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
-    """The parts in which a parameter or a buffer of BatchNorm moved."""
-    parts = {word: part for part, word in models.PARTS.items()}
-    return {parts[name.split(".")[2]] for name in before if not torch.equal(before[name], after[name])}
 
 
 def test_only_what_is_trained_is_given_to_adam(world):

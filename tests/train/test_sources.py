@@ -66,6 +66,9 @@ def test_a_study_takes_the_sizes_of_the_caches_that_are_there_and_says_so(tmp_pa
     # a cache of its own size goes before
     make(tmp_path, "got10k", 8, "pairs.crop_size=288")
     assert sizes_of("gt", place) is None and not capsys.readouterr().out
+    # of two of its own size one must be named, which no other setting's sizes would mend
+    make(tmp_path, "lasot", 8, "pairs.crop_size=288")
+    assert sizes_of("gt", place) is None and not capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("own", "batches", "expected"), [(False, None, 256), (True, None, 1000), (True, 7, 7), (False, 7, 7)])
