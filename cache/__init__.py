@@ -11,9 +11,10 @@ See cache/layout.py for what lies where.
 from __future__ import annotations
 
 from cache.identity import diff, require
-from cache.layout import LAYOUT, Array
-from cache.locate import caches_below, find
+from cache.layout import LAYOUT, PairSetSpec
+from cache.locate import find, open_below
 from cache.store import Cache
 from cache.unit import Unit
+from configs.arrays import Array, TargetSpec
 
-__all__ = ["LAYOUT", "Array", "Cache", "Unit", "caches_below", "diff", "find", "require"]
+__all__ = ["LAYOUT", "Array", "Cache", "PairSetSpec", "TargetSpec", "Unit", "diff", "find", "open_below", "require"]

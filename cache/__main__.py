@@ -9,18 +9,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cache import collect, inspect
+from cache import gc, inspect
+from cache.backends import is_cache
 from cache.export import export
 from cache.locate import caches_below
-from cache.store import Cache, is_cache
+from cache.store import Cache
 from cache.verify import verify
 from configs import cli
 from configs.errors import RequestError, nearest
+from configs.units import size_text
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(prog="python -m cache", description="Look at caches, check, copy and drop them.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def parser(prog: str = "python -m cache") -> cli.Parser:
+    """Every option of every command."""
+    top = cli.Parser(prog=prog, description="Look at caches, check, copy and drop them.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, path: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
@@ -30,9 +33,8 @@ def _parser() -> cli.Parser:
             sub.add_argument("path", metavar="PATH", help="a cache, or its name below the cache directory")
         return sub
 
-    command("ls", "list the caches below a directory", path=False).add_argument(
-        "dir", nargs="?", metavar="DIR", help="default: the cache directory"
-    )
+    sub = command("ls", "list the caches below a directory", path=False)
+    sub.add_argument("dir", nargs="?", metavar="DIR", help="default: the cache directory")
     command("info", "identity, arrays, sizes and history").add_argument("--json", action="store_true", help="machine-readable")
     sub = command("verify", "recompute every checksum; exit 1 if anything is wrong")
     sub.add_argument("--json", action="store_true", help="machine-readable")
@@ -40,8 +42,12 @@ def _parser() -> cli.Parser:
     sub = command("view", "write a contact sheet of pairs with boxes and proposals")
     sub.add_argument("--pairs", default="0-15", help="first-last, or numbers separated by commas (default: 0-15)")
     sub.add_argument("--out", default="pairs.png", type=Path, help="picture to write (default: pairs.png)")
-    sub = command("export", "copy to one HDF5 file (OUT.h5), or back to a zarr directory")
-    sub.add_argument("out", metavar="OUT", type=Path)
+    sub = command("export", "copy to one HDF5 file (OUT.h5) to read from, or back to a zarr directory")
+    sub.epilog = (
+        "A file is written whole or not at all; where one is already, it is refused, unless it is a copy that lacks nothing."
+        " A directory gets the parts that it lacks."
+    )
+    sub.add_argument("out", metavar="OUT", type=Path, help="a path ending in .h5 or .hdf5: one file; any other: a directory")
     sub = command("gc", "drop targets, teachers or remains; says what it frees and asks")
     what = sub.add_mutually_exclusive_group(required=True)
     what.add_argument("--target", metavar="TEACHER/TARGET", help="a target with its numbers")
@@ -49,20 +55,18 @@ def _parser() -> cli.Parser:
     what.add_argument("--unfinished", action="store_true", help="what interrupted writers have left (no writer may be running)")
     what.add_argument("--damaged", action="store_true", help="parts in which verify finds a fault; `make cache` writes them again")
     sub.add_argument("--yes", action="store_true", help="do not ask")
-    return parser
+    return top
 
 
 def _open(arguments: argparse.Namespace) -> Cache:
     path, folder = Path(arguments.path), Path(arguments.cache_dir)
-    for place in (path, folder / path):  # a folder here that is no cache may hide a name there
-        if is_cache(place):
-            return Cache.open(place)
-    if not path.exists() and not (folder / path).exists():
+    there = [place for place in (path, folder / path) if place.exists()]
+    if not there:
         known = [str(cache.relative_to(folder)) for cache in caches_below(folder)]
         raise RequestError(
             f"{path}: expected a cache, found nothing there nor in {folder}{nearest(str(path), known)}; see `python -m cache ls`"
         )
-    return Cache.open(path if path.exists() else folder / path)
+    return Cache.open(next(filter(is_cache, there), there[0]))  # a folder here that is no cache may hide a name there
 
 
 def _ls(arguments: argparse.Namespace) -> int:
@@ -79,7 +83,7 @@ def _ls(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    info = inspect.describe(_open(arguments))
+    info = inspect.cache_info(_open(arguments))
     print(json.dumps(info, indent=2) if arguments.json else "\n".join(inspect.lines_of(info)))
     return 0
 
@@ -88,16 +92,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     cache = _open(arguments)
     faults = verify(cache, deep=arguments.deep)
     if arguments.json:
-        print(
-            json.dumps(
-                {"path": str(cache.path), "ok": not faults, "deep": arguments.deep, "faults": [fault._asdict() for fault in faults]},
-                indent=2,
-            )
-        )
+        told = {"path": str(cache.path), "ok": not faults, "deep": arguments.deep, "faults": [fault._asdict() for fault in faults]}
+        print(json.dumps(told, indent=2))
     else:
-        for fault in faults:
-            print(fault.line())
-        print(f"{cache.path}: {f'{len(faults)} faults' if faults else 'whole and finished'}, {cache.count:,} pairs, {cache.parts} parts")
+        state = f"{len(faults)} faults" if faults else "whole and finished"
+        print(*(fault.line() for fault in faults), f"{cache.path}: {state}, {cache.count:,} pairs, {cache.parts} parts", sep="\n")
     return 1 if faults else 0
 
 
@@ -139,18 +138,16 @@ def _export(arguments: argparse.Namespace) -> int:
 def _gc(arguments: argparse.Namespace) -> int:
     cache = _open(arguments)
     if arguments.target:
-        actions = collect.drop_target(cache, arguments.target)
+        actions = gc.drop_target(cache, arguments.target)
     elif arguments.teacher:
-        actions = collect.drop_teacher(cache, arguments.teacher)
+        actions = gc.drop_teacher(cache, arguments.teacher)
     else:
-        actions = collect.drop_unfinished(cache) if arguments.unfinished else collect.drop_damaged(cache)
+        actions = gc.drop_unfinished(cache) if arguments.unfinished else gc.drop_damaged(cache)
     if not actions:
         print(f"{cache.path}: nothing to drop")
         return 0
     for action in actions:
-        print(f"drop {action.what} ({inspect.size_text(action.bytes)})")
-    if cache.backend.kind == "hdf5":
-        print("the file keeps its size; export it to a new one to shrink it")
+        print(f"drop {action.what} ({size_text(action.bytes)})")
     if not arguments.yes:
         if not sys.stdin.isatty():
             raise RequestError("gc: expected a terminal to ask on, found none; say --yes to go ahead without asking")
@@ -159,16 +156,16 @@ def _gc(arguments: argparse.Namespace) -> int:
             return 0
     for action in actions:
         action.apply()
-    print(f"{cache.path}: dropped, {inspect.size_text(sum(action.bytes for action in actions))} freed")
+    print(f"{cache.path}: dropped, {size_text(sum(action.bytes for action in actions))} freed")
     return 0
 
 
 _COMMANDS = {"ls": _ls, "info": _info, "verify": _verify, "view": _view, "export": _export, "gc": _gc}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs one command; the exit code."""
-    parsed = _parser().parse_args(arguments)
+def main(arguments: Sequence[str], prog: str = "python -m cache") -> int:
+    """Runs one command, named `prog` in its help; the exit code."""
+    parsed = parser(prog).parse_args(arguments)
     return _COMMANDS[parsed.command](parsed)
 
 

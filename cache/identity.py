@@ -47,9 +47,10 @@ def diff(cached: Mapping[str, Any], wanted: Mapping[str, Any], *, ignore: Iterab
         return not any(field == name or field.startswith(f"{name}.") for name in skipped)
 
     def differs(field: str) -> bool:
-        one, other = left.get(field), right.get(field)
+        cached_value, wanted_value = left.get(field), right.get(field)
         # True == 1 in Python, but no field that changed from one to the other means the same
-        return (field in left) != (field in right) or one != other or isinstance(one, bool) != isinstance(other, bool)
+        same = cached_value == wanted_value and isinstance(cached_value, bool) == isinstance(wanted_value, bool)
+        return (field in left) != (field in right) or not same
 
     changed = [field for field in sorted({*left, *right}) if counts(field) and differs(field)]
     return [f"{field}: cached {_shown(left, field)}, wanted {_shown(right, field)}" for field in changed]

@@ -10,14 +10,10 @@ from cache.layout import LAYOUT
 from cache.store import Cache
 from cache.unit import Unit
 from configs.errors import TeachOnceError
+from configs.units import size_text
 
 
-def units(cache: Cache) -> dict[str, Unit]:
-    """All units by path, the pair set first."""
-    return {"pairs": cache.pairs, **{unit.path: unit for unit in cache.targets().values()}}
-
-
-def describe(cache: Cache) -> dict[str, Any]:
+def cache_info(cache: Cache) -> dict[str, Any]:
     """Everything that `python -m cache info --json` prints."""
     return {
         "path": str(cache.path),
@@ -31,7 +27,7 @@ def describe(cache: Cache) -> dict[str, Any]:
         "parts": cache.parts,
         "bytes": cache.backend.size(),
         "teachers": cache.teachers(),
-        "units": {path: _unit(cache, unit) for path, unit in units(cache).items()},
+        "units": {path: _unit(cache, unit) for path, unit in cache.units().items()},
         "history": _history(cache),
     }
 
@@ -39,26 +35,20 @@ def describe(cache: Cache) -> dict[str, Any]:
 def _unit(cache: Cache, unit: Unit) -> dict[str, Any]:
     stored_bytes = unit.nbytes()
     pairs = sum(stop - start for start, stop in (entry["pairs"] for entry in unit.entries().values()))
+
+    def stored(count: int) -> dict[str, Any]:
+        return {"bytes": count, "bytes_a_pair": round(count / pairs, 1) if pairs else None}
+
     arrays = {}
-    for stored in unit.stored:
-        name = stored.path.removeprefix(f"{unit.path}/")
-        per_pair = round(stored_bytes[name] / pairs, 1) if pairs else None
-        shape = ["bytes"] if stored.rows != cache.count else list(stored.shape)
-        arrays[name] = {
-            "shape": shape,
-            "dtype": stored.dtype.name,
-            "bytes": stored_bytes[name],
-            "bytes_a_pair": per_pair,
-            "doc": stored.doc,
-        }
-    total = sum(stored_bytes.values())
+    for (name, count), placed in zip(stored_bytes.items(), unit.placed, strict=True):
+        shape = ["bytes"] if placed.grid.rows != cache.count else list(placed.array.shape)
+        arrays[name] = {"shape": shape, "dtype": placed.dtype.name, **stored(count), "doc": placed.array.doc}
     return {
         "parts_done": cache.parts - len(unit.missing()),
         "pairs_done": pairs,
-        "bytes": total,
-        "bytes_a_pair": round(total / pairs, 1) if pairs else None,
+        **stored(sum(stored_bytes.values())),
         # crops have no row to count
-        "bytes_a_pair_uncompressed": None if unit is cache.pairs else sum(stored.row_bytes for stored in unit.stored),
+        "bytes_a_pair_uncompressed": None if unit is cache.pairs else unit.spec.pair_bytes,
         "about": unit.about,
         "identity": unit.identity,
         "constants": {name: list(value.shape) for name, value in unit.constants.items()},
@@ -72,17 +62,8 @@ def _history(cache: Cache) -> dict[str, Any]:
     return {"records": len(records), "seconds": round(sum(seconds), 3), "last": records[-1] if records else None}
 
 
-def size_text(count: float) -> str:
-    """Bytes for people: 1,234 B, 12.3 MB, ... (powers of 1000)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:,.0f} B" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"
-
-
 def lines_of(info: Mapping[str, Any]) -> list[str]:
-    """`describe` as text."""
+    """`cache_info` as text."""
     lines = [
         f"cache        {info['path']} ({info['backend']}, layout {info['layout']})",
         f"fingerprint  {info['fingerprint']}",
@@ -105,10 +86,8 @@ def lines_of(info: Mapping[str, Any]) -> list[str]:
             lines.append(f"  {name:<16} {array['dtype']:<8} {shape:<12} {size_text(array['bytes']):>10}  {array['doc']}")
         lines += [f"  constants/{name} {shape}" for name, shape in unit["constants"].items()]
     history = info["history"]
-    lines.append(
-        f"history      {history['records']} records, {history['seconds']:,} s" + (f"; last {history['last']}" if history["last"] else "")
-    )
-    return lines
+    last = f"; last {history['last']}" if history["last"] else ""
+    return [*lines, f"history      {history['records']} records, {history['seconds']:,} s{last}"]
 
 
 def _words(value: Any) -> str:
@@ -129,10 +108,8 @@ def row_of(path: Path, name: str) -> list[str]:
     """One line of `python -m cache ls`: name, pairs, parts, size, targets with their parts."""
     try:
         cache = Cache.open(path)
-        done = cache.parts - len(cache.pairs.missing())
-        targets = [
-            f"{teacher}/{target} {cache.parts - len(unit.missing())}/{cache.parts}" for (teacher, target), unit in cache.targets().items()
-        ]
-        return [name, f"{cache.count:,}", f"{done}/{cache.parts}", size_text(cache.backend.size()), ", ".join(targets) or "-"]
+        done = {path: f"{cache.parts - len(unit.missing())}/{cache.parts}" for path, unit in cache.units().items()}
+        pairs, targets = done.pop("pairs"), [f"{path.removeprefix('targets/')} {parts}" for path, parts in done.items()]
+        return [name, f"{cache.count:,}", pairs, size_text(cache.backend.size()), ", ".join(targets) or "-"]
     except TeachOnceError as error:
         return [name, "?", "?", "?", f"cannot be read: {error}"]

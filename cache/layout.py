@@ -14,17 +14,20 @@ crops lie contiguous from the beginning of its shard, in the order ref 0, test 0
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
-from configs.errors import RequestError, nearest
+from cache.identity import plain
+from configs.arrays import Array, TargetSpec
+from configs.errors import RequestError
 from configs.files import fingerprint
 
-LAYOUT = 1  # version of this layout, part of every fingerprint
+LAYOUT = 2  # version of this layout, part of every fingerprint
 JPEG_CHUNK = 1 << 20  # bytes; inner chunk of crops/jpeg
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESERVED = {"constants", "attributes", "c", "zarr.json"}
@@ -40,42 +43,54 @@ DOCS = {
 }
 
 
-class Array(NamedTuple):
-    """One array of a unit: `shape` is that of one pair, `doc` says what it holds and in which units."""
+@dataclass(frozen=True)
+class Grid:
+    """How the rows of an array (a pair's numbers, or one byte of the crops) fall into parts and chunks."""
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    doc: str
-    compress: bool = False
+    rows: int
+    part: int
+    chunk: int
 
-    def described(self) -> dict[str, Any]:
-        """As it is kept in the attributes of the unit."""
-        return {**self._asdict(), "shape": list(self.shape)}
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise RequestError(f"count: expected at least 1 pair, found {self.rows}; ask for more pairs")
+        if self.chunk < 1 or self.part < 1 or self.part % self.chunk:
+            raise RequestError(f"part: expected a multiple of chunk ({self.chunk}), found {self.part}; choose part = k * chunk")
 
+    @property
+    def parts(self) -> int:
+        """Number of parts; the last may be partial."""
+        return -(-self.rows // self.part)
 
-def arrays_of(described: Sequence[Mapping[str, Any]]) -> list[Array]:
-    """The inverse of `Array.described`."""
-    return [Array(**{**item, "shape": tuple(item["shape"])}) for item in described]
+    def bounds(self, part: int) -> tuple[int, int]:
+        """Rows [start, stop) of a part."""
+        if not 0 <= part < self.parts:
+            raise RequestError(f"part: expected 0 to {self.parts - 1}, found {part}; see `python -m cache info`")
+        return part * self.part, min((part + 1) * self.part, self.rows)
 
 
 @dataclass(frozen=True)
-class Stored:
-    """One array as a backend stores it: `rows` rows of `shape`; part p is rows [p * part_rows, (p + 1) * part_rows)."""
+class Placed:
+    """An array in its place: the group that it lies in, and how its rows fall into parts and chunks."""
 
-    path: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    doc: str
-    compress: bool
-    rows: int
-    part_rows: int
-    chunk_rows: int
+    group: str
+    array: Array
+    grid: Grid
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+    def path(self) -> str:
+        """Within the cache."""
+        return f"{self.group}/{self.array.name}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole array."""
+        return (self.grid.rows, *self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As it is stored, on whatever machine."""
+        return np.dtype(self.array.dtype).newbyteorder("<")
 
 
 @dataclass(frozen=True)
@@ -84,56 +99,124 @@ class Group:
 
     path: str
     attributes: dict[str, Any]
-    arrays: tuple[Stored, ...] = ()
-    constants: Mapping[str, np.ndarray] | None = None
+    arrays: tuple[Placed, ...] = ()
+    constants: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def paths(self) -> set[str]:
+        """Of the group and of the arrays and constants that its attributes describe."""
+        constants = {f"{self.path}/constants/{name}" for name in self.attributes.get("constants", {})}
+        folder = {f"{self.path}/constants"} if constants else set()
+        return {self.path, *(placed.path for placed in self.arrays), *folder, *constants}
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """How pairs fall into parts and chunks."""
+class PairSetSpec:
+    """A pair set, as `Cache.create` is asked for it."""
 
+    identity: Mapping[str, Any]
+    """everything that changes a stored number of it"""
     count: int
-    part: int
-    chunk: int
+    """pairs"""
+    arrays: Sequence[Array]
+    crop_bytes_bound: int
+    """bounds the mean bytes of a pair's two encoded crops within any part"""
+    part: int = 1024
+    """pairs of a part: the unit of writing, checking and resuming"""
+    chunk: int = 64
+    """pairs that are read at once"""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """what belongs to it and is no part of its identity (say, the names of sequences)"""
 
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise RequestError(f"count: expected at least 1 pair, found {self.count}; ask for more pairs")
-        if self.chunk < 1 or self.part < 1 or self.part % self.chunk:
-            raise RequestError(f"part: expected a multiple of chunk ({self.chunk}), found {self.part}; choose part = k * chunk")
 
-    @property
-    def parts(self) -> int:
-        """Number of parts; the last may be partial."""
-        return -(-self.count // self.part)
-
-    def bounds(self, part: int) -> tuple[int, int]:
-        """Pairs [start, stop) of a part."""
-        if not 0 <= part < self.parts:
-            raise RequestError(f"part: expected 0 to {self.parts - 1}, found {part}; see `python -m cache info`")
-        return part * self.part, min((part + 1) * self.part, self.count)
-
-    def stored(self, unit: str, array: Array) -> Stored:
-        """A plain array (one row a pair) of the unit or group."""
-        little = np.dtype(array.dtype).newbyteorder("<")
-        return Stored(f"{unit}/{array.name}", array.shape, little, array.doc, array.compress, self.count, self.part, self.chunk)
-
-    def crops(self, bytes_bound: int) -> tuple[Stored, Stored, Stored]:
-        """crops/jpeg, crops/offset, crops/length; `bytes_bound` bounds the mean bytes a pair within any part."""
-        room = -(-self.part * bytes_bound // JPEG_CHUNK) * JPEG_CHUNK
-        jpeg = Stored(
-            "crops/jpeg",
-            (),
-            np.dtype("u1"),
-            "JPEG bytes, part after part; unused room is not stored",
-            False,
-            self.parts * room,
-            room,
-            JPEG_CHUNK,
+def pair_groups(spec: PairSetSpec) -> list[Group]:
+    """The groups of a cache without targets, the root first. RequestError for what cannot be stored so."""
+    grid = Grid(spec.count, spec.part, spec.chunk)
+    check_arrays(spec.arrays, "pairs")
+    if spec.crop_bytes_bound < 1:
+        raise RequestError(
+            f"crop_bytes_bound: expected at least 1 byte a pair, found {spec.crop_bytes_bound}; pass what a pair's crops take"
         )
-        offset = Array("offset", (2,), "int64", "first byte in crops/jpeg, of the ref and the test crop")
-        length = Array("length", (2,), "int32", "bytes of the ref and the test crop")
-        return jpeg, self.stored("crops", offset), self.stored("crops", length)
+    own = _with_fingerprint(spec.identity)
+    root = {"doc": DOCS[""], "teachonce_cache": LAYOUT, "count": spec.count, "part": spec.part, "chunk": spec.chunk, **own}
+    pairs = {"doc": DOCS["pairs"], **own, "arrays": _described(spec.arrays), "metadata": plain(spec.metadata)}
+    bound = {"doc": DOCS["crops"], "bytes_bound": spec.crop_bytes_bound}
+    return [
+        Group("", sealed(root)),
+        Group("pairs", sealed(pairs), tuple(Placed("pairs", array, grid) for array in spec.arrays)),
+        Group("crops", sealed(bound), crop_arrays(grid, spec.crop_bytes_bound)),
+        Group("targets", sealed({"doc": DOCS["targets"]})),
+    ]
+
+
+def teacher_group(teacher: str, identity: Mapping[str, Any]) -> Group:
+    """The group of a teacher without targets. RequestError for a name that cannot be one."""
+    path = f"targets/{check_name(teacher, 'teacher')}"
+    return Group(path, sealed({"doc": f"targets of the teacher {teacher}", **_with_fingerprint(identity)}))
+
+
+def target_group(teacher: Group, target: TargetSpec, grid: Grid, pairs: str) -> Group:
+    """The group of a target without rows; `pairs` is the fingerprint of the pair set. RequestError for what cannot be stored so."""
+    path = f"{teacher.path}/{check_name(target.name, 'target')}"
+    check_arrays(target.arrays, path)
+    values = {check_name(name, f"constant of {path}"): np.ascontiguousarray(value) for name, value in target.constants.items()}
+    facts = {"identity": plain(target.identity), "constants": {name: described_constant(value) for name, value in values.items()}}
+    over = {"layout": LAYOUT, "pairs": pairs, "teacher": teacher.attributes["identity"], **facts, "arrays": by_name(target.arrays)}
+    attributes = {
+        "doc": f"target {target.name} of the teacher {teacher.path.removeprefix('targets/')}",
+        **facts,
+        "arrays": _described(target.arrays),
+        "fingerprint": fingerprint(over),
+        **({"about": plain(target.about)} if target.about else {}),
+    }
+    return Group(path, sealed(attributes), tuple(Placed(path, array, grid) for array in target.arrays), values)
+
+
+def _with_fingerprint(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {"identity": plain(identity), "fingerprint": fingerprint({"layout": LAYOUT, "identity": plain(identity)})}
+
+
+def crop_arrays(grid: Grid, bytes_bound: int) -> tuple[Placed, Placed, Placed]:
+    """crops/jpeg, crops/offset, crops/length; `bytes_bound` bounds the mean bytes a pair within any part."""
+    room = -(-grid.part * bytes_bound // JPEG_CHUNK) * JPEG_CHUNK
+    jpeg = Array("jpeg", (), "uint8", "JPEG bytes, part after part; unused room is not stored")
+    offset = Array("offset", (2,), "int64", "first byte in crops/jpeg, of the ref and the test crop")
+    length = Array("length", (2,), "int32", "bytes of the ref and the test crop")
+    bytes_grid = Grid(grid.parts * room, room, JPEG_CHUNK)
+    return Placed("crops", jpeg, bytes_grid), Placed("crops", offset, grid), Placed("crops", length, grid)
+
+
+def _described(arrays: Iterable[Array]) -> list[dict[str, Any]]:
+    """Arrays as they are kept in the attributes of their unit."""
+    return [{**asdict(array), "shape": list(array.shape)} for array in arrays]
+
+
+def arrays_of(descriptions: Iterable[Mapping[str, Any]]) -> list[Array]:
+    """The arrays that the attributes of a unit describe."""
+    return [Array(**{**item, "shape": tuple(item["shape"])}) for item in descriptions]
+
+
+def by_name(arrays: Iterable[Array]) -> dict[str, Any]:
+    """What makes two arrays the same numbers: not their wording and not their compression."""
+    return {array.name: {"shape": list(array.shape), "dtype": np.dtype(array.dtype).name} for array in arrays}
+
+
+def described_constant(value: np.ndarray) -> dict[str, Any]:
+    """What the identity keeps of a constant."""
+    return {"shape": list(value.shape), "dtype": value.dtype.name, "sha256": sha256(np.ascontiguousarray(value))}
+
+
+def sha256(blob: Any) -> str:
+    """SHA-256 (hex) of bytes or of a contiguous array's bytes."""
+    return hashlib.sha256(memoryview(blob).cast("B") if memoryview(blob).nbytes else b"").hexdigest()
+
+
+def make_again(root: Mapping[str, Any]) -> str:
+    """The `make cache ...` that makes the pair set with these root attributes, of whatever layout version, as far as they tell."""
+    identity, count = root.get("identity"), root.get("count")
+    dataset, split = (identity.get("dataset"), identity.get("split")) if isinstance(identity, Mapping) else (None, None)
+    if not dataset or split not in ("train", "val"):
+        return "make cache"
+    return f"make cache DATASET={dataset} SPLIT={split} {'PAIRS' if split == 'train' else 'VAL_PAIRS'}={count}"
 
 
 def check_name(name: str, what: str) -> str:
@@ -165,13 +248,3 @@ def sealed(attributes: dict[str, Any]) -> dict[str, Any]:
 def unsealed(attributes: Mapping[str, Any]) -> bool:
     """Whether the seal does not fit the other attributes."""
     return fingerprint({key: value for key, value in attributes.items() if key != "seal"}) != attributes.get("seal")
-
-
-def pick(known: Mapping[str, Any], names: Sequence[str] | None, what: str) -> list[str]:
-    """The asked names, all of them by default; RequestError for one that is unknown."""
-    for name in names or ():
-        if name not in known:
-            raise RequestError(
-                f"{what}: expected one of {sorted(known)}, found {name!r}{nearest(name, known)}; ask for an array that is there"
-            )
-    return list(known if names is None else names)

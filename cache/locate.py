@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cache.backends import HDF5_SUFFIXES, is_cache
 from cache.identity import diff
-from cache.store import HDF5_SUFFIXES, Cache, is_cache
+from cache.store import Cache
 from configs.errors import RequestError, TeachOnceError
 
 
@@ -19,13 +20,23 @@ def caches_below(folder: str | os.PathLike[str], depth: int = 3) -> Iterator[Pat
     except (FileNotFoundError, NotADirectoryError):
         return
     for path in entries:
-        if path.name.startswith("."):
+        if path.name.startswith(".") or not (path.is_dir() or path.suffix in HDF5_SUFFIXES):
             continue
-        if path.is_dir() or path.suffix in HDF5_SUFFIXES:
-            if is_cache(path):
-                yield path
-            elif path.is_dir() and depth > 1:
-                yield from caches_below(path, depth - 1)
+        if is_cache(path):
+            yield path
+        elif path.is_dir() and depth > 1:
+            yield from caches_below(path, depth - 1)
+
+
+def open_below(folder: str | os.PathLike[str]) -> tuple[list[Cache], list[str]]:
+    """The caches in a folder and its sub-folders, and why the others cannot be opened: damaged, or of another layout version."""
+    caches, faults = [], []
+    for path in caches_below(folder):
+        try:
+            caches.append(Cache.open(path))
+        except TeachOnceError as error:  # no reason not to use another one
+            faults.append(str(error))
+    return caches, faults
 
 
 def find(
@@ -35,13 +46,9 @@ def find(
 
     RequestError, ending in `remedy`, if there is none: with the differences to the nearest cache, or saying that there is no cache.
     """
-    caches, unreadable, skipped = [], "", tuple(ignore)
-    for path in caches_below(cache_dir):
-        try:
-            caches.append(Cache.open(path))
-        except TeachOnceError as error:  # damaged, or of another layout version: no reason not to use another one
-            unreadable += f" ({error})"
+    (caches, faults), skipped = open_below(cache_dir), tuple(ignore)
     if not caches:
+        unreadable = "".join(f" ({fault})" for fault in faults)
         raise RequestError(f"{cache_dir}: expected a cache below it, found none{unreadable}; {remedy}")
     lines = {cache: diff(cache.identity, wanted, ignore=skipped) for cache in caches}
     fitting = [cache for cache in caches if not lines[cache]]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from cache.backend import Stray
-from cache.inspect import units
+from cache.backends.base import Stray
 from cache.layout import Group, unsealed
 from cache.store import Cache
 from cache.unit import Unit
@@ -38,85 +37,66 @@ def verify(cache: Cache, *, deep: bool = False) -> list[Fault]:
 
     Recomputes every checksum; `deep` also decodes every crop and looks for numbers that are not finite.
     """
-    faults = list(_descriptions(cache))
-    broken = {fault.where for fault in faults}
-    readable = {}
-    for path, unit in _readable_units(cache, faults).items():
-        readable[path] = unit
-        faults += _unit_faults(cache, unit, deep and not any(stored.path in broken for stored in unit.stored))
-    faults += [_stray_fault(cache, stray) for stray in strays(cache, readable)]
-    return faults
+    faults, units = _opened(cache)
+    for unit in units:
+        faults += _unit_faults(cache, unit, deep)
+    faults += [_stray_fault(cache, stray) for stray in strays(cache, units)]
+    return faults if cache.backend.kind == "zarr" else [fault._replace(remedy=cache.backend.mend) for fault in faults]
 
 
-def strays(cache: Cache, readable: dict[str, Unit] | None = None) -> list[Stray]:
-    """What no ledger entry and no group accounts for."""
-    known = units(cache) if readable is None else readable
-    groups = [Group("targets", {}), Group("crops", {}), *(Group(f"targets/{teacher}", {}) for teacher in cache.backend.children("targets"))]
-    for path, unit in known.items():
-        constants = {name: np.empty(0) for name in cache.backend.attributes(path).get("constants", {})}
-        groups.append(Group(path, {}, unit.stored, constants))
-    return list(cache.backend.strays(groups))
+def strays(cache: Cache, units: Iterable[Unit]) -> list[Stray]:
+    """What no ledger entry and no group accounts for; `units` are those that can be read."""
+    groups = [Group(path, {}) for path in _groups(cache) if not _is_target(path)]
+    return list(cache.backend.strays([*groups, *(Group(unit.path, cache.backend.attributes(unit.path), unit.placed) for unit in units)]))
 
 
-def _again(cache: Cache) -> str:
-    return f"run `python -m cache gc {cache.path} --damaged` and then `make cache`"
+def _groups(cache: Cache) -> list[str]:
+    teachers = [f"targets/{teacher}" for teacher in cache.backend.children("targets")]
+    return ["", "pairs", "crops", "targets", *teachers, *(f"targets/{teacher}/{target}" for teacher, target in cache.target_names())]
+
+
+def _is_target(group: str) -> bool:
+    return group.count("/") == 2
 
 
 def _drop(cache: Cache, group: str) -> str:
     names = group.split("/")[1:]
     if not names:
         return "restore it from a copy, or remove the cache and run `make cache`"
-    option = f"--target {'/'.join(names)}" if len(names) == 2 else f"--teacher {names[0]}"
+    option = f"--target {'/'.join(names)}" if _is_target(group) else f"--teacher {names[0]}"
     return f"run `python -m cache gc {cache.path} {option}` and then `make cache`"
 
 
-def _groups(cache: Cache) -> Iterator[str]:
-    yield from ("", "pairs", "crops", "targets")
-    for teacher in cache.backend.children("targets"):
-        yield f"targets/{teacher}"
-        yield from (f"targets/{teacher}/{target}" for target in cache.backend.children(f"targets/{teacher}"))
-
-
-def _descriptions(cache: Cache) -> Iterator[Fault]:
-    """Attributes whose seal does not fit."""
+def _opened(cache: Cache) -> tuple[list[Fault], list[Unit]]:
+    """What is wrong with the attributes of the groups, and the units that can be read."""
+    faults, units = [], [cache.pairs]
     for group in _groups(cache):
+        wrong = ""
         try:
-            wrong = "attributes differ from their seal" if unsealed(cache.backend.attributes(group)) else None
+            wrong = "attributes differ from their seal" if unsealed(cache.backend.attributes(group)) else ""
+            if _is_target(group) and (unit := cache.target(*group.split("/")[1:])) is not None:
+                units.append(unit)
         except (TeachOnceError, KeyError) as error:
-            wrong = f"attributes cannot be read ({error})"
+            wrong = wrong or f"attributes cannot be read ({error})"
         if wrong:
-            yield Fault(wrong, group or "/", None, None, None, _drop(cache, group))
-
-
-def _readable_units(cache: Cache, faults: list[Fault]) -> dict[str, Unit]:
-    """The units that can be opened; for the others there is a fault already."""
-    readable = {"pairs": cache.pairs}
-    named = {fault.where for fault in faults}
-    for group in _groups(cache):
-        names = group.split("/")
-        if len(names) == 3:
-            try:
-                unit = cache.target(names[1], names[2])
-            except TeachOnceError as error:
-                unit = None
-                if group not in named:
-                    faults.append(Fault(str(error), group, group, None, None, _drop(cache, group)))
-            if unit is not None:
-                readable[group] = unit
-    return readable
+            faults.append(Fault(wrong, group or "/", None, None, None, _drop(cache, group)))
+    return faults, units
 
 
 def _unit_faults(cache: Cache, unit: Unit, deep: bool) -> Iterator[Fault]:
-    for stored in unit.stored:
-        if wrong := cache.backend.metadata_fault(stored):
-            yield Fault(wrong, stored.path, unit.path, None, None, _drop(cache, unit.path))
+    described = [(placed.path, wrong) for placed in unit.placed if (wrong := cache.backend.metadata_fault(placed))]
+    deep = deep and not described
     try:
         unit.constants  # noqa: B018 - reading them checks them
     except (TeachOnceError, OSError, ValueError, KeyError) as error:
-        yield Fault(f"constants: {error}", unit.path, unit.path, None, None, _drop(cache, unit.path))
+        described.append((unit.path, f"constants: {error}"))
+    for where, wrong in described:
+        yield Fault(wrong, where, unit.path, None, None, _drop(cache, unit.path))
     there = cache.backend.published(unit.path)
     for part in sorted(there):
-        yield from _part_faults(cache, unit, part, deep)
+        pairs = f"{part * cache.part}-{cache.bounds(part)[1] - 1}" if part < cache.parts else "none"
+        for where, wrong in _part_faults(cache, unit, part, deep):
+            yield Fault(wrong, where, unit.path, part, pairs, cache.backend.mend)
     absent = [part for part in range(cache.parts) if part not in there]
     if absent:
         shown = ", ".join(map(str, absent[:8])) + (", ..." if len(absent) > 8 else "")
@@ -124,27 +104,20 @@ def _unit_faults(cache: Cache, unit: Unit, deep: bool) -> Iterator[Fault]:
         yield Fault(what, unit.path, unit.path, None, None, "run `make cache`: finished parts are kept")
 
 
-def _part_faults(cache: Cache, unit: Unit, part: int, deep: bool) -> Iterator[Fault]:
+def _part_faults(cache: Cache, unit: Unit, part: int, deep: bool) -> Iterator[tuple[str, str]]:
+    """(where, what is wrong)."""
     if part >= cache.parts:
-        yield Fault("ledger entry of a part beyond the last", f"ledger/{unit.path}", unit.path, part, "none", _again(cache))
+        yield f"ledger/{unit.path}", "ledger entry of a part beyond the last"
         return
-    start, stop = cache.bounds(part)
-    pairs = f"{start}-{stop - 1}"
     try:
-        entry = cache.backend.entry(unit.path, part)
-        unit.published(part)
+        records = (unit.entry(part) or {"arrays": {}})["arrays"]
     except TeachOnceError as error:
-        yield Fault(str(error), f"ledger/{unit.path}", unit.path, part, pairs, _again(cache))
+        yield f"ledger/{unit.path}", str(error)
         return
-    whole = True
-    for stored in unit.stored:
-        record: dict[str, Any] = (entry or {})["arrays"][stored.path]
-        if wrong := cache.backend.fault(stored, part, record):
-            whole = False
-            yield Fault(wrong, stored.path, unit.path, part, pairs, _again(cache))
-    if whole and deep:
-        for where, wrong in _content_faults(cache, unit, start, stop):
-            yield Fault(wrong, where, unit.path, part, pairs, _again(cache))
+    faults = [(placed.path, wrong) for placed in unit.placed if (wrong := cache.backend.fault(placed, part, records[placed.path]))]
+    yield from faults
+    if deep and not faults:
+        yield from _content_faults(cache, unit, *cache.bounds(part))
 
 
 def _content_faults(cache: Cache, unit: Unit, start: int, stop: int) -> Iterator[tuple[str, str]]:
@@ -155,8 +128,7 @@ def _content_faults(cache: Cache, unit: Unit, start: int, stop: int) -> Iterator
         last = min(first + cache.chunk, stop)
         for name, value in unit.read(first, last).items():
             good = np.isfinite(value).reshape(len(value), -1).all(axis=1)
-            for row in np.flatnonzero(~good).tolist():
-                yield f"{unit.path}/{name}", f"pair {first + row} is not finite"
+            yield from ((f"{unit.path}/{name}", f"pair {first + row} is not finite") for row in np.flatnonzero(~good).tolist())
         if unit is cache.pairs:
             for side, images in zip(("ref", "test"), cache.read_crops(first, last), strict=True):
                 for row, image in enumerate(images):
@@ -165,8 +137,5 @@ def _content_faults(cache: Cache, unit: Unit, start: int, stop: int) -> Iterator
 
 
 def _stray_fault(cache: Cache, stray: Stray) -> Fault:
-    if stray.what in UNFINISHED:
-        remedy = f"run `make cache`, or drop it with `python -m cache gc {cache.path} --unfinished`"
-    else:
-        remedy = "move it out of the cache"
-    return Fault(stray.what, stray.path, None, None, None, remedy)
+    drop = f"run `make cache`, or drop it with `python -m cache gc {cache.path} --unfinished`"
+    return Fault(stray.what, stray.path, None, None, None, drop if stray.what in UNFINISHED else "move it out of the cache")

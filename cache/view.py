@@ -11,20 +11,35 @@ from cache.store import Cache
 from configs.errors import RequestError, RunError
 
 _CELL, _MARGIN, _CAPTION = 288, 6, 22  # pixels
-_GREEN, _YELLOW, _GREY = (80, 220, 80), (60, 200, 250), (210, 210, 210)  # BGR
+_GREEN, _YELLOW, _GREY, _DARK = (80, 220, 80), (60, 200, 250), (210, 210, 210), (24, 24, 24)  # BGR
+_LEGEND = (("left: ref crop, right: test crop", _GREY), ("green: annotated box", _GREEN), ("yellow: proposals", _YELLOW))
 _BOXES = ("ref_box", "test_box", "proposals")
 
 
 def contact_sheet(cache: Cache, pairs: Sequence[int], columns: int = 4) -> np.ndarray:
     """A BGR picture (H, W, 3) uint8: for each pair the ref crop beside the test crop, as stored (without photometry).
 
-    Boxes are green, proposals yellow; the caption names the pair, its sequence and frames where the cache has them.
+    Each crop fills a cell, whatever its size. The caption names the pair, its sequence and frames where the cache has them;
+    the last line says what the colours mean.
     """
     tiles = [_tile(cache, pair) for pair in pairs]
     columns = min(columns, len(tiles))
-    blank = np.full_like(tiles[0], 24)
-    tiles += [blank] * (-len(tiles) % columns)
-    return np.vstack([np.hstack(tiles[row : row + columns]) for row in range(0, len(tiles), columns)])
+    height, width = tiles[0].shape[:2]
+    tiles += [_blank(height, width)] * (-len(tiles) % columns)
+    legend, left = _blank(_CAPTION, columns * width), 4
+    for text, colour in _LEGEND:
+        left += _write(legend, text, left, colour) + 24
+    return np.vstack([*(np.hstack(tiles[row : row + columns]) for row in range(0, len(tiles), columns)), legend])
+
+
+def _blank(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), _DARK, np.uint8)
+
+
+def _write(image: np.ndarray, text: str, left: int, colour: tuple[int, int, int]) -> int:
+    """Writes on the first line of a picture; the width of the text in pixels."""
+    cv2.putText(image, text, (left, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
+    return cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0]
 
 
 def _tile(cache: Cache, pair: int) -> np.ndarray:
@@ -34,20 +49,21 @@ def _tile(cache: Cache, pair: int) -> np.ndarray:
             f"{cache.path}: expected arrays {list(_BOXES)} to draw, found {sorted(known)}; view a cache made by `make cache`"
         )
     row = {name: value[0] for name, value in cache.pairs.read(pair, pair + 1).items()}
-    tile = np.full((_CELL + _CAPTION + _MARGIN, 2 * (_CELL + _MARGIN), 3), 24, np.uint8)
+    tile = _blank(_CELL + _CAPTION + _MARGIN, 2 * (_CELL + _MARGIN))
     refs, tests = cache.read_crops(pair, pair + 1)
     for side, (jpeg, name) in enumerate(((refs[0], "ref_box"), (tests[0], "test_box"))):
         image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
         if image is None:
             raise RunError(f"crops, pair {pair}: expected a JPEG file, found other bytes; run `python -m cache verify {cache.path} --deep`")
-        scale = _CELL / image.shape[0]
-        image = cv2.resize(image, (_CELL, _CELL), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        scale = _CELL / max(image.shape[:2])
+        size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         for box in row["proposals"] if side else ():
             _draw(image, box * scale, _YELLOW, 1)
         _draw(image, row[name] * scale, _GREEN, 2)
         left = side * (_CELL + _MARGIN)
-        tile[_CAPTION : _CAPTION + _CELL, left : left + _CELL] = image
-    cv2.putText(tile, _caption(cache, pair, row), (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _GREY, 1, cv2.LINE_AA)
+        tile[_CAPTION : _CAPTION + size[1], left : left + size[0]] = image
+    _write(tile, _caption(cache, pair, row), 4, _GREY)
     return tile
 
 

@@ -1,24 +1,25 @@
 """What a run is: the typed schema, the settings, the data-set catalog, and the few things every room shares."""
 
+from configs.budget import at_budget
+from configs.catalog import dataset_entry
 from configs.errors import RequestError, RunError
-from configs.load import at_budget, dataset_entry, describe, dump, load, pair_identity, parse, read, settings, share_epochs
-from configs.schema import Config, Losses, Pairs, Phase
+from configs.explain import field_help, parse
+from configs.load import dump, load, read, settings
+from configs.schema import Config, Losses, PairsConfig, PhaseConfig
 
 __all__ = [
     "Config",
     "Losses",
-    "Pairs",
-    "Phase",
+    "PairsConfig",
+    "PhaseConfig",
     "RequestError",
     "RunError",
     "at_budget",
     "dataset_entry",
-    "describe",
     "dump",
+    "field_help",
     "load",
-    "pair_identity",
     "parse",
     "read",
     "settings",
-    "share_epochs",
 ]

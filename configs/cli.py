@@ -19,18 +19,47 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.add_argument("--debug", action="store_true", help="print a traceback beside an error")
+        self._overridable = False
 
-    def parse_mixed(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """As `parse_args`; overrides (key=value, the positional `overrides`) may stand anywhere among the options."""
-        options, rest = self.parse_known_args(arguments)
-        strange = [word for word in rest if word.startswith("-") or "=" not in word]
-        if strange:
-            self.error(f"unrecognized arguments: {' '.join(strange)}")
-        options.overrides = [*options.overrides, *rest]
-        return options
+    def add_overrides(self, help: str) -> None:
+        """Takes overrides: words key=value anywhere among the options, or behind --; `parse_args` gives them as `overrides`, in order.
+
+        Any other word that no option or argument takes is an error that names it; so is a word behind -- that is not key=value.
+        The value of an option that takes one (--teacher a=b.pth) is no override.
+        """
+        self.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=help)
+        self._overridable = True
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse's; a parser that takes overrides knows all words or ends with an error."""
+        if not self._overridable:
+            return super().parse_known_args(args, namespace)
+        given = list(sys.argv[1:] if args is None else args)
+        words, overrides = self._split(given)
+        options, strange = super().parse_known_args(words, namespace)
+        if strange or options.overrides:
+            self.error(f"unrecognized arguments: {' '.join(strange or options.overrides)}")
+        options.overrides = overrides
+        return options, []
+
+    def _split(self, given: list[str]) -> tuple[list[str], list[str]]:
+        """(words for argparse, overrides)."""
+        end = given.index("--") if "--" in given else len(given)
+        takes_value = {name for action in self._actions if action.nargs is None for name in action.option_strings}
+        words: list[str] = []
+        overrides: list[str] = []
+        for before, word in zip(["", *given], given[:end], strict=False):
+            (overrides if _is_override(word) and before not in takes_value else words).append(word)
+        if strange := [word for word in given[end + 1 :] if not _is_override(word)]:
+            self.error(f"expected key=value behind --, found {' '.join(strange)}")
+        return words, [*overrides, *given[end + 1 :]]
 
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and not word.startswith("-")
 
 
 def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> int:

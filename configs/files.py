@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
+from configs.errors import RequestError
+
 
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
@@ -55,11 +59,19 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces, no NaN. What fingerprints are taken of."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
 def fingerprint(value: Any) -> str:
-    """SHA-256 (hex) of `canonical_json(value)`."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    """SHA-256 (hex) of the value's one text as JSON: sorted keys, no spaces, no NaN."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def read_yaml(path: Path, example: str = "configs/settings/atom_cfkd.yaml") -> dict[str, Any]:
+    """A file that holds a mapping. RequestError: no file, no YAML, or no mapping (told to look at the example)."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise RequestError(f"expected a YAML file, found none at {path}; check the name") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise RequestError(f"{path}: expected YAML, found {' '.join(str(error).split())}; mend the file") from error
+    if not isinstance(tree, dict):
+        raise RequestError(f"{path}: expected a mapping of keys, found {type(tree).__name__}; see {example}")
+    return tree

@@ -12,7 +12,7 @@ from tqdm import tqdm
 QUIET = 30.0
 
 
-class Progress:
+class ProgressBar:
     """Counts `total` items of `unit` under a title; use as a context, call `add(n)`, print beside it with `say`."""
 
     def __init__(self, title: str, total: int, unit: str, *, shown: bool = True) -> None:
@@ -21,7 +21,7 @@ class Progress:
         self._start = self._spoke = time.monotonic()
         self._bar: tqdm | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         if self.shown and sys.stderr.isatty():
             self._bar = tqdm(total=self.total, desc=self.title, unit=self.unit, dynamic_ncols=True, leave=False)
         return self

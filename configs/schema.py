@@ -6,12 +6,12 @@ Numbers are the public defaults of ATOM (arXiv:1811.07628) and of the CFKD thesi
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Layer = Literal["conv1", "layer1", "layer2", "layer3"]
-Part = Literal["backbone", "head"]
+NetworkPart = Literal["backbone", "head"]
 Regression = Literal["mse", "smooth_l1"]
 Augmentation = Literal["brightness", "grey", "flip", "blur", "proposals"]
 
@@ -25,7 +25,23 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, frozen=True)
 
 
-class Pairs(Section):
+class ImageConfig(Section):
+    """Geometry of one image of a pair: how large its crop is, and how its place is drawn."""
+
+    size: int = Field(288, ge=32, multiple_of=16, description="side of the square crop, in pixels")
+    area_factor: float = Field(5.0, gt=1, description="side of the crop over sqrt(w*h) of the box it is centred on")
+    scale_jitter: float = Field(0.0, ge=0, description="sigma of the log size of the box that the crop is centred on")
+    center_jitter: float = Field(0.0, ge=0, description="range of the shift of the crop's centre, in sqrt(w*h)")
+
+
+class SearchImageConfig(ImageConfig):
+    """The test image, in which the target is searched: by default its crop is shifted and scaled at random."""
+
+    scale_jitter: float = Field(0.5, ge=0, description="sigma of the log size of the box that the crop is centred on")
+    center_jitter: float = Field(4.5, ge=0, description="range of the shift of the crop's centre, in sqrt(w*h)")
+
+
+class PairsConfig(Section):
     """How a pair set is drawn and cut. Every field but the counts changes stored numbers, so all of it is cache identity."""
 
     count: int = Field(32_000, ge=1, description="pairs of the training split in the cache")
@@ -35,12 +51,8 @@ class Pairs(Section):
     max_gap: int = Field(50, ge=1, description="largest distance of the two frames, in frames")
     min_frames: int = Field(20, ge=1, description="a shorter sequence is not used")
     min_visible: int = Field(5, ge=1, description="a sequence with fewer visible frames is not used")
-    crop_size: int = Field(288, ge=32, multiple_of=16, description="side of the square crop, in pixels")
-    search_area_factor: float = Field(5.0, gt=1, description="side of the crop over sqrt(w*h) of the box it is centred on")
-    ref_scale_jitter: float = Field(0.0, ge=0, description="sigma of the log size of the box that the ref crop is centred on")
-    test_scale_jitter: float = Field(0.5, ge=0, description="the same for the test crop")
-    ref_center_jitter: float = Field(0.0, ge=0, description="range of the ref crop's centre shift, in sqrt(w*h)")
-    test_center_jitter: float = Field(4.5, ge=0, description="the same for the test crop")
+    ref: ImageConfig = Field(default_factory=ImageConfig, description="the ref image, which shows the target")
+    test: SearchImageConfig = Field(default_factory=SearchImageConfig, description="the test image, in which the target is searched")
     jpeg_quality: int = Field(95, ge=1, le=100, description="quality of the stored crops")
     grey_probability: float = Field(0.05, ge=0, le=1, description="probability that both images of a pair turn grey (training)")
     brightness: float = Field(0.2, ge=0, lt=1, description="each image is multiplied by U(1 - b, 1 + b) (training)")
@@ -48,8 +60,13 @@ class Pairs(Section):
     proposal_sigmas: tuple[float, ...] = Field((0.01, 0.05, 0.1, 0.2, 0.3), min_length=1, description="one is picked for each proposal")
     proposal_min_iou: float = Field(0.1, ge=0, lt=1, description="a proposal is accepted above this IoU with the test box")
 
+    @property
+    def images(self) -> tuple[ImageConfig, ImageConfig]:
+        """(ref, test), in the order of every image axis."""
+        return self.ref, self.test
 
-class Student(Section):
+
+class StudentConfig(Section):
     """The network that is trained."""
 
     architecture: str = Field("atom_mobilenetsmall", description="one of models.ARCHITECTURES")
@@ -58,7 +75,7 @@ class Student(Section):
     )
 
 
-class Teacher(Section):
+class TeacherConfig(Section):
     """The frozen network whose outputs are distilled."""
 
     architecture: str = Field("atom_resnet18", description="one of models.ARCHITECTURES")
@@ -77,44 +94,45 @@ class Teacher(Section):
     )
 
 
-def _weight_alone(value: Any) -> Any:
-    """`fidelity: 100` is short for `fidelity: {weight: 100}`."""
-    return {"weight": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-class Loss(Section):
+class Term(Section):
     """Base of the loss terms."""
 
     weight: float = Field(1.0, ge=0, description="factor of the term in the objective")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _weight_alone(cls, value: Any) -> Any:
+        """`fidelity: 100` is short for `fidelity: {weight: 100}`."""
+        return {"weight": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
-class GroundTruth(Loss):
+
+class GroundTruthTerm(Term):
     """reg(student prediction, label): no teacher."""
 
     form: Regression = Field("smooth_l1", description="the regression")
 
 
-class TeacherSoft(Loss):
+class TeacherSoftTerm(Term):
     """reg(student prediction, teacher prediction) (TS)."""
 
     form: Regression = Field("smooth_l1", description="the regression; TSKD: mse")
 
 
-class AdaptiveHard(Loss):
+class AdaptiveHardTerm(Term):
     """The ground-truth loss while the student is not clearly worse than the teacher (AH)."""
 
     form: Regression = Field("smooth_l1", description="the regression; TSKD: mse")
     threshold: float = Field(0.005, description="active while l_teacher - l_student is below it")
 
 
-class Fidelity(Loss):
+class FidelityTerm(Term):
     """reg of channel-summed absolute features, student against teacher, both images."""
 
     layers: tuple[Layer, ...] = Field(("layer2", "layer3"), min_length=1, description="layers it is summed over")
     form: Regression = Field("mse", description="the regression")
 
 
-class ProjectedFidelity(Loss):
+class ProjectedFidelityTerm(Term):
     """reg(P student features, teacher features) with a fixed 1x1 projection P (Wang et al., arXiv:1907.09831)."""
 
     layers: tuple[Layer, ...] = Field(("layer2", "layer3"), min_length=1, description="layers it is summed over")
@@ -122,7 +140,7 @@ class ProjectedFidelity(Loss):
     seed: Seed = Field(0, description="of the drawn projection")
 
 
-class CorrelationFilter(Loss):
+class CorrelationFilterTerm(Term):
     """MSE of the student's own correlation response against a Gaussian at the target (CF): no teacher."""
 
     layers: tuple[Layer, ...] = Field(("conv1", "layer1", "layer2", "layer3"), min_length=1, description="layers it is summed over")
@@ -132,7 +150,7 @@ class CorrelationFilter(Loss):
     sigma: float = Field(0.15, gt=0, description="of the Gaussian, in map sides")
 
 
-class TargetResponse(Loss):
+class TargetResponseTerm(Term):
     """Features weighted by the correlation response, student against teacher (TSKD, arXiv:1907.10586)."""
 
     layers: tuple[Layer, ...] = Field(("conv1", "layer1", "layer2", "layer3"), min_length=1, description="layers it is summed over")
@@ -140,7 +158,7 @@ class TargetResponse(Loss):
     form: Regression = Field("mse", description="the regression")
 
 
-class Tracking(Loss):
+class TrackingTerm(Term):
     """MSE of the student's DCF response against a Gaussian, every channel (Wang et al.): no teacher."""
 
     layers: tuple[Layer, ...] = Field(("layer1", "layer2", "layer3"), min_length=1, description="layers it is summed over")
@@ -148,7 +166,7 @@ class Tracking(Loss):
     regularisation: float = Field(1e-5, gt=0, description="added to the denominator of the filter")
 
 
-class MutualStudents(Loss):
+class MutualStudentsTerm(Term):
     """TSsKD: two students teach each other; needs `second_student` (arXiv:1907.10586)."""
 
     dull: float = Field(1.0, ge=0, description="factor of the dull student's share")
@@ -158,32 +176,37 @@ class MutualStudents(Loss):
 
 
 class Losses(Section):
-    """The objective: each term that is not null is computed, weighted, logged by its name and summed."""
+    """The objective: each term that is not null is computed, weighted, logged by its name and summed. A name is that of a field here."""
 
-    ground_truth: Annotated[GroundTruth | None, BeforeValidator(_weight_alone)] = None
-    teacher_soft: Annotated[TeacherSoft | None, BeforeValidator(_weight_alone)] = None
-    adaptive_hard: Annotated[AdaptiveHard | None, BeforeValidator(_weight_alone)] = None
-    fidelity: Annotated[Fidelity | None, BeforeValidator(_weight_alone)] = None
-    projected_fidelity: Annotated[ProjectedFidelity | None, BeforeValidator(_weight_alone)] = None
-    correlation_filter: Annotated[CorrelationFilter | None, BeforeValidator(_weight_alone)] = None
-    target_response: Annotated[TargetResponse | None, BeforeValidator(_weight_alone)] = None
-    tracking: Annotated[Tracking | None, BeforeValidator(_weight_alone)] = None
-    mutual_students: Annotated[MutualStudents | None, BeforeValidator(_weight_alone)] = None
+    ground_truth: GroundTruthTerm | None = None
+    teacher_soft: TeacherSoftTerm | None = None
+    adaptive_hard: AdaptiveHardTerm | None = None
+    fidelity: FidelityTerm | None = None
+    projected_fidelity: ProjectedFidelityTerm | None = None
+    correlation_filter: CorrelationFilterTerm | None = None
+    target_response: TargetResponseTerm | None = None
+    tracking: TrackingTerm | None = None
+    mutual_students: MutualStudentsTerm | None = None
 
-    def active(self) -> dict[str, Loss]:
+    @classmethod
+    def sections(cls) -> dict[str, type[Term]]:
+        """The section of every term, by name."""
+        return {name: get_args(field.annotation)[0] for name, field in cls.model_fields.items()}
+
+    def active(self) -> dict[str, Term]:
         """The terms that are on, by name, in the order of this schema."""
         return {name: term for name in type(self).model_fields if (term := getattr(self, name)) is not None}
 
 
-class Phase(Section):
+class PhaseConfig(Section):
     """One stretch of a run with an objective and frozen parts of its own (setting sep)."""
 
     epochs: int = Field(..., ge=1, description="length of the phase; the learning-rate schedule starts anew")
     losses: Losses = Field(..., description="its objective")
-    freeze: tuple[Part, ...] = Field((), description="parts whose parameters and BatchNorm stand still")
+    freeze: tuple[NetworkPart, ...] = Field((), description="parts whose parameters and BatchNorm stand still")
 
 
-class Train(Section):
+class TrainConfig(Section):
     """The loop."""
 
     batch: int = Field(32, ge=1, description="pairs a step, over all devices")
@@ -195,7 +218,7 @@ class Train(Section):
     gamma: float = Field(0.1, gt=0, le=1, description="StepLR: factor of a decay")
     val_every: int = Field(5, ge=1, description="epochs between two validations; the last epoch always has one")
     val_batches: int = Field(500, ge=1, description="batches of a validation, at most what the cache holds")
-    freeze: tuple[Part, ...] = Field((), description="parts whose parameters and BatchNorm stand still")
+    freeze: tuple[NetworkPart, ...] = Field((), description="parts whose parameters and BatchNorm stand still")
     teacher: Literal["auto", "cached", "online"] = Field(
         "auto", description="where targets come from; auto: the cache where it may, else online"
     )
@@ -245,13 +268,13 @@ class Config(Section):
     val_dataset: str | None = Field(None, description="dataset of the validation; null: the same")
     cache_dir: str = Field("caches", description="where caches are written and looked for (CACHE_DIR)")
     run_dir: str = Field("runs", description="where runs are written (RUN_DIR)")
-    pairs: Pairs = Field(default_factory=Pairs, description="the pair set")
-    student: Student = Field(default_factory=Student, description="the network that is trained")
-    second_student: Student | None = Field(None, description="the intelligent student of TSsKD")
-    teacher: Teacher | None = Field(None, description="the distilled network; null: none")
+    pairs: PairsConfig = Field(default_factory=PairsConfig, description="the pair set")
+    student: StudentConfig = Field(default_factory=StudentConfig, description="the network that is trained")
+    second_student: StudentConfig | None = Field(None, description="the intelligent student of TSsKD")
+    teacher: TeacherConfig | None = Field(None, description="the distilled network; null: none")
     losses: Losses = Field(default_factory=Losses, description="the objective")
-    phases: tuple[Phase, ...] = Field((), description="if any, they replace train.epochs, losses and train.freeze")
-    train: Train = Field(default_factory=Train, description="the loop")
+    phases: tuple[PhaseConfig, ...] = Field((), description="if any, they replace train.epochs, losses and train.freeze")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="the loop")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
@@ -279,6 +302,6 @@ class Config(Section):
             )
         return self
 
-    def phases_or_one(self) -> tuple[Phase, ...]:
+    def phases_or_one(self) -> tuple[PhaseConfig, ...]:
         """The phases of the run; without `phases`, the one that the plain fields describe."""
-        return self.phases or (Phase(epochs=self.train.epochs, losses=self.losses, freeze=self.train.freeze),)
+        return self.phases or (PhaseConfig(epochs=self.train.epochs, losses=self.losses, freeze=self.train.freeze),)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from kdlosses.live import LiveTeacher
 from kdlosses.needs import Needs
-from kdlosses.objectives import Objective, build_objective
-from kdlosses.pairs import Pairs
+from kdlosses.objectives import Objective, build_objective, build_objectives, needed_targets
 from kdlosses.projection import draw_projection
-from kdlosses.targets import TARGETS, Target, TargetArray, compute, layers_of, table, target
+from kdlosses.spec import sizes_of, target_spec
+from kdlosses.targets import TARGETS, Sizes, Target, compute, layers_of, round_features, target
 
 __all__ = [
     "TARGETS",
+    "LiveTeacher",
     "Needs",
     "Objective",
-    "Pairs",
+    "Sizes",
     "Target",
-    "TargetArray",
     "build_objective",
+    "build_objectives",
     "compute",
     "draw_projection",
     "layers_of",
-    "table",
+    "needed_targets",
+    "round_features",
+    "sizes_of",
     "target",
+    "target_spec",
 ]

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from configs.schema import AdaptiveHard as Term
-from configs.schema import Regression
+from configs.schema import AdaptiveHardTerm, Regression
 from kdlosses.basic import regress
 from kdlosses.labels import label
-from kdlosses.needs import Needs, Networks, pick
-from kdlosses.pairs import Pairs
+from kdlosses.needs import TermModule, target_of
 from models import Outputs
+from pairs.batch import Boxes
 
 
 def adaptive_hard(student: Tensor, teacher: Tensor, wanted: Tensor, form: Regression, threshold: float) -> Tensor:
@@ -24,18 +23,15 @@ def adaptive_hard(student: Tensor, teacher: Tensor, wanted: Tensor, form: Regres
 
     student, teacher, wanted: (B, N) or (B, N, 4). The choice is made on the device: no synchronisation.
     """
-    of_student = regress(form, student.float(), wanted, "adaptive_hard")
-    of_teacher = regress(form, teacher, wanted, "adaptive_hard")
+    of_student, of_teacher = regress(form, student.float(), wanted), regress(form, teacher, wanted)
     return torch.where(of_teacher - of_student < threshold, of_student, 0.0)
 
 
-class AdaptiveHard(nn.Module):
-    """The term losses.adaptive_hard."""
+class AdaptiveHard(TermModule[AdaptiveHardTerm]):
+    """The term of `AdaptiveHardTerm`."""
 
-    def __init__(self, term: Term, networks: Networks) -> None:
-        super().__init__()
-        self.form, self.threshold, self.numbers, self.needs = term.form, term.threshold, networks.numbers, Needs(("iou",))
+    reads = ("iou",)
 
-    def forward(self, outputs: Outputs, targets: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
-        teacher = pick(targets, "iou/iou", "adaptive_hard")
-        return adaptive_hard(outputs.prediction, teacher, label(pairs, self.numbers), self.form, self.threshold)
+    def forward(self, outputs: Outputs, targets: Mapping[str, Tensor], boxes: Boxes) -> Tensor:
+        teacher, wanted = target_of(targets, "iou/iou"), label(boxes, self.numbers)
+        return adaptive_hard(outputs.prediction, teacher, wanted, self.term.form, self.term.threshold)

@@ -13,23 +13,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from kdlosses.pairs import Pairs
 from models import prroi_pool
+from pairs.batch import Boxes
+from pairs.geometry import target_cells
 
 # numbers of one transformed block that a CPU core's cache holds
 _CACHED = 2**19
 
 
-def patch_size(crop_size: int, stride: int) -> int:
-    """k = ceil(58 * (crop_size / 288) / stride), made odd by adding 1; at crop 288 29, 15, 9, 5 for strides 2, 4, 8, 16."""
-    k = -(-58 * crop_size // (288 * stride))
-    return k + 1 - k % 2
-
-
-def target_patch(ref: Tensor, pairs: Pairs, stride: int) -> Tensor:
-    """The target of each ref map by Precise RoI pooling: ref (B, C, H, W) float32 -> (B, C, k, k)."""
-    size = patch_size(pairs.crop_size, stride)
-    return prroi_pool(ref, pairs.ref_box[:, None], size, 1 / stride)[:, 0]
+def target_patch(ref: Tensor, boxes: Boxes, stride: int) -> Tensor:
+    """The target of each ref map by Precise RoI pooling, in cells of the test map: ref (B, C, H, W) float32 -> (B, C, k, k)."""
+    return prroi_pool(ref, boxes.ref_box[:, None], target_cells(boxes.test, stride), 1 / stride)[:, 0]
 
 
 @lru_cache
@@ -103,8 +97,8 @@ def correlate(test: Tensor, patch: Tensor) -> Tensor:
         return result
 
 
-def response_map(ref: Tensor, test: Tensor, pairs: Pairs, stride: int) -> tuple[Tensor, Tensor]:
-    """Q of one layer and the patch it was made with: ref, test (B, C, H, W) -> (B, H, W), (B, C, k, k)."""
+def response_map(ref: Tensor, test: Tensor, boxes: Boxes, stride: int) -> tuple[Tensor, Tensor]:
+    """Q of one layer and the patch it was made with: ref, test (B, C, H, W), H and W of each map -> (B, H, W) of test, (B, C, k, k)."""
     with torch.autocast(test.device.type, enabled=False):
-        patch = target_patch(ref.float(), pairs, stride)
+        patch = target_patch(ref.float(), boxes, stride)
         return correlate(test.float(), patch), patch

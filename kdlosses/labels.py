@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdlosses.pairs import Pairs
-from models.boxes import box_iou
+from pairs.batch import Boxes
+from pairs.boxes import box_iou
 
 
 def iou_label(proposals: Tensor, test_box: Tensor) -> Tensor:
@@ -28,6 +28,6 @@ def box_label(proposals: Tensor, test_box: Tensor) -> Tensor:
     return torch.cat([shift, torch.log(truth[..., 2:] / sides)], dim=-1)
 
 
-def label(pairs: Pairs, numbers: int) -> Tensor:
+def label(boxes: Boxes, numbers: int) -> Tensor:
     """The label that a head with `numbers` numbers a proposal is trained on: (B, N) for 1 (ATOM), (B, N, 4) for 4 (DRNet)."""
-    return (iou_label if numbers == 1 else box_label)(pairs.proposals, pairs.test_box)
+    return (iou_label if numbers == 1 else box_label)(boxes.proposals, boxes.test_box)

@@ -2,70 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from configs import schema
-from configs.errors import RequestError, RunError
-from kdlosses.adaptive_hard import AdaptiveHard
-from kdlosses.correlation_filter import CorrelationFilter
-from kdlosses.fidelity import Fidelity
-from kdlosses.ground_truth import GroundTruth
-from kdlosses.mutual_students import MutualStudents
-from kdlosses.needs import Needs, Networks, merge
-from kdlosses.pairs import Pairs
+import models
+from configs.errors import RequestError, RunError, TeachOnceError
+from configs.schema import Config, Losses
+from kdlosses.modules import MODULES
+from kdlosses.mutual_students import STUDENTS
+from kdlosses.needs import Needs, Networks
 from kdlosses.projected_fidelity import ProjectedFidelity
 from kdlosses.projection import Projection
-from kdlosses.target_response import TargetResponse
-from kdlosses.targets import TARGETS, by_layer
-from kdlosses.teacher_soft import TeacherSoft
-from kdlosses.tracking import Tracking
+from kdlosses.targets import TARGETS
 from models import LAYERS, Outputs
+from pairs.batch import Boxes
 
-MUTUAL = "mutual_students"
-STUDENTS = ("dull", "intelligent")
-MODULES: dict[str, Callable[[Any, Networks], Any]] = {
-    "ground_truth": GroundTruth,
-    "teacher_soft": TeacherSoft,
-    "adaptive_hard": AdaptiveHard,
-    "fidelity": Fidelity,
-    "projected_fidelity": ProjectedFidelity,
-    "correlation_filter": CorrelationFilter,
-    "target_response": TargetResponse,
-    "tracking": Tracking,
-    MUTUAL: MutualStudents,
-}
+Channels = Mapping[str, int]
 
 
 class Objective(nn.Module):
     """The weighted terms of a setting. Build it with `build_objective`.
 
-    per_term: term name (configs.schema.Losses) -> Needs; needs: all of them together. target_identity: target -> what its numbers depend
-    on beside the teacher (the projection's seed and the student's channels). A trained projection is the only parameter with requires_grad.
+    per_term: term name (configs.schema.Losses) -> Needs; needs: all of them together. terms: one ModuleDict of terms a student; mutual: the
+    terms of both students together. A trained projection is the only parameter with requires_grad.
     """
 
-    def __init__(self, losses: schema.Losses, students: tuple[Networks, ...]) -> None:
+    def __init__(self, losses: Losses, students: tuple[Networks, ...]) -> None:
         super().__init__()
         active = losses.active()
-        mutual = active.pop(MUTUAL, None)
-        self.weights = {name: term.weight for name, term in losses.active().items()}
-        self.terms: list[dict[str, Any]] = [{name: MODULES[name](term, networks) for name, term in active.items()} for networks in students]
-        self.mutual = MutualStudents(mutual, students[0]) if isinstance(mutual, schema.MutualStudents) else None
-        # registers the modules; the plain dicts above keep their types
-        self.students = nn.ModuleList(nn.ModuleDict(terms) for terms in self.terms)
-        self.per_term: dict[str, Needs] = {name: module.needs for name, module in self.terms[0].items()}
-        if self.mutual is not None:
-            self.per_term[MUTUAL] = self.mutual.needs
-        self.needs = merge(self.per_term.values(), LAYERS, TARGETS)
-        self.target_identity: dict[str, dict[str, Any]] = {}
-        if losses.projected_fidelity is not None:
-            for name in self.needs.targets:
-                if TARGETS[name].projected:
-                    channels = {layer: students[0].student_channels[layer] for layer in TARGETS[name].layers}
-                    self.target_identity[name] = {"seed": losses.projected_fidelity.seed, "student_channels": channels}
+        self.weights = {name: term.weight for name, term in active.items()}
+        modules = [{name: MODULES[type(term)](term, networks) for name, term in active.items()} for networks in students]
+        self.per_term: dict[str, Needs] = {name: module.needs for name, module in modules[0].items()}
+        self.needs = _together(self.per_term.values())
+        alone = [{name: module for name, module in terms.items() if module.students == 1} for terms in modules]
+        self.terms = nn.ModuleList(nn.ModuleDict(terms) for terms in alone)
+        self.mutual = nn.ModuleDict({name: module for name, module in modules[0].items() if name not in alone[0]})
 
     @property
     def projection(self) -> dict[str, Tensor] | None:
@@ -80,11 +54,10 @@ class Objective(nn.Module):
             module.use(projection)
 
     def _fixed_projections(self) -> list[ProjectedFidelity]:
-        modules = (terms.get("projected_fidelity") for terms in self.terms)
-        return [module for module in modules if isinstance(module, ProjectedFidelity) and not module.trained]
+        return [module for module in self.modules() if isinstance(module, ProjectedFidelity) and not module.trained]
 
     def forward(
-        self, outputs: Outputs | tuple[Outputs, Outputs], targets: Mapping[str, Tensor], pairs: Pairs, epoch: int = 0
+        self, outputs: Outputs | tuple[Outputs, Outputs], targets: Mapping[str, Tensor], boxes: Boxes, epoch: int = 0
     ) -> dict[str, Tensor]:
         """The weighted terms: name -> scalar float32; their sum is the loss. No term synchronises with the device.
 
@@ -93,33 +66,68 @@ class Objective(nn.Module):
         "dull/<term>" and "intelligent/<term>", and their shares of the mutual term "mutual_students/dull" and
         "mutual_students/intelligent". RunError names the target or layer and the term where something is missing.
         """
-        both = outputs if isinstance(outputs, tuple) else (outputs,)
-        if len(both) != len(self.terms):
+        students = outputs if isinstance(outputs, tuple) else (outputs,)
+        if len(students) != len(self.terms):
             raise RunError(
-                f"expected the outputs of {len(self.terms)} student(s), found {len(both)}; mutual_students takes (dull, intelligent)"
+                f"expected the outputs of {len(self.terms)} student(s), found {len(students)}; mutual_students takes (dull, intelligent)"
             )
-        found: dict[str, Tensor] = {}
-        prefixes = [""] if self.mutual is None else [f"{student}/" for student in STUDENTS]
-        with torch.autocast(both[0].prediction.device.type, enabled=False):
-            for prefix, terms, one in zip(prefixes, self.terms, both, strict=True):
-                for name, module in terms.items():
-                    found[prefix + name] = self.weights[name] * module(one, self._declared(name, targets), pairs)
-            if self.mutual is not None:
-                for share, value in self.mutual(both, self._declared(MUTUAL, targets), pairs, epoch).items():
-                    found[f"{MUTUAL}/{share}"] = self.weights[MUTUAL] * value
-        return found
+        named: dict[str, Tensor] = {}
+        prefixes = [f"{student}/" for student in STUDENTS] if self.mutual else [""]
+        with torch.autocast(students[0].prediction.device.type, enabled=False):
+            for prefix, terms, student in zip(prefixes, self.terms, students, strict=True):
+                for name, module in terms.named_children():
+                    named[prefix + name] = self.weights[name] * self._term(name, module, student, targets, boxes)
+            for name, module in self.mutual.named_children():
+                for share, value in self._term(name, module, students, targets, boxes, epoch).items():
+                    named[f"{name}/{share}"] = self.weights[name] * value
+        return named
 
-    def _declared(self, term: str, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Only what the term says it needs: `needs` cannot be wrong unnoticed."""
-        return {key: value for key, value in targets.items() if key.split("/")[0] in self.per_term[term].targets}
+    def _term(self, name: str, module: nn.Module, outputs: object, targets: Mapping[str, Tensor], *rest: object) -> Any:
+        """What a term gives. It sees the targets that it declares and no other: `needs` cannot be wrong unnoticed."""
+        declared = {key: value for key, value in targets.items() if key.split("/")[0] in self.per_term[name].targets}
+        try:
+            return module(outputs, declared, *rest)
+        except TeachOnceError as error:
+            raise type(error)(f"losses.{name}: {error}") from error
+
+
+def _together(needs: Iterable[Needs]) -> Needs:
+    """What several terms need together, each name once, in the orders of the tables."""
+    terms = list(needs)
+    targets, layers = ({name for term in terms for name in term[kind]} for kind in (0, 1))
+    return Needs(tuple(name for name in TARGETS if name in targets), tuple(name for name in LAYERS if name in layers))
+
+
+def needed_targets(objectives: Iterable[Objective]) -> tuple[str, ...]:
+    """The targets that the objectives of a run read, in the order of the table."""
+    return _together(objective.needs for objective in objectives).targets
+
+
+def build_objectives(config: Config, teacher_architecture: str | None) -> list[Objective]:
+    """The objective of each phase. RequestError where networks and losses do not fit together, with the reason."""
+    channels, numbers = models.network_sizes(config.student.architecture)
+    second = _channels("second_student", config.second_student.architecture, config) if config.second_student else None
+    teacher = _channels("teacher", teacher_architecture, config) if teacher_architecture else None
+    return [
+        build_objective(phase.losses, channels, teacher, numbers, second if phase.losses.mutual_students else None)
+        for phase in config.phases_or_one()
+    ]
+
+
+def _channels(role: str, architecture: str, config: Config) -> Channels:
+    """Of a network beside the student. RequestError if its head gives other numbers than the student's."""
+    student = config.student.architecture
+    (channels, found), (_, numbers) = models.network_sizes(architecture), models.network_sizes(student)
+    if found != numbers:
+        raise RequestError(
+            f"{role}.architecture: expected {numbers} number(s) a proposal as {student} has, found {found};"
+            " pair an atom_ network with an atom_ network and a drnet_ with a drnet_"
+        )
+    return channels
 
 
 def build_objective(
-    losses: schema.Losses,
-    student_channels: Mapping[str, int],
-    teacher_channels: Mapping[str, int] | None,
-    numbers: int,
-    second_channels: Mapping[str, int] | None = None,
+    losses: Losses, student_channels: Channels, teacher_channels: Channels | None, numbers: int, second_channels: Channels | None = None
 ) -> Objective:
     """The objective of a setting.
 
@@ -128,53 +136,44 @@ def build_objective(
     RequestError for what does not fit together, with the reason.
     """
     active = losses.active()
+    mutual = [name for name, term in active.items() if MODULES[type(term)].students == 2]
     if numbers not in (1, 4):
         raise RequestError(f"expected 1 (IoU) or 4 (box) numbers a proposal, found {numbers}; use a head of models.ARCHITECTURES")
-    if not set(active) - {MUTUAL}:
+    if len(active) == len(mutual):
         raise RequestError(f"expected a loss term{' beside mutual_students' * bool(active)}, found none; add e.g. losses.ground_truth=1")
-    if second_channels is not None and MUTUAL not in active:
+    if second_channels is not None and not mutual:
         raise RequestError("expected losses.mutual_students with a second student, found none; add it or drop second_student")
-    channels = [student_channels] + ([second_channels or student_channels] if MUTUAL in active else [])
-    for name, term in active.items():
-        for one in channels:
-            _check_layers(name, _layers(term), one, "student")
-    students = tuple(Networks(one, teacher_channels or {}, numbers) for one in channels)
-    objective = Objective(losses, students)
+    students = [student_channels] + ([second_channels or student_channels] if mutual else [])
+    objective = Objective(losses, tuple(Networks(channels, teacher_channels or {}, numbers) for channels in students))
     for name, needs in objective.per_term.items():
-        if needs.targets and teacher_channels is None:
-            raise RequestError(
-                f"expected a teacher for losses.{name} (target {', '.join(needs.targets)}), found none; set teacher.architecture"
-            )
-        for target in needs.targets:
-            _check_layers(name, TARGETS[target].layers, teacher_channels or {}, "teacher")
-    _check_projection(losses, channels)
+        _check_networks(name, needs, students, teacher_channels)
     return objective
 
 
-def _layers(term: schema.Loss) -> tuple[str, ...]:
-    """Student layers that a term builds on: for a fixed projection every layer of its targets, which are stored as a whole."""
-    layers: tuple[str, ...] = getattr(term, "layers", ())
-    if isinstance(term, schema.ProjectedFidelity) and term.projection == "fixed":
-        return tuple(layer for name in dict.fromkeys(by_layer("projected", layers).values()) for layer in TARGETS[name].layers)
-    return layers
+def _check_networks(term: str, needs: Needs, students: list[Channels], teacher: Channels | None) -> None:
+    """Whether the networks have what a term builds on."""
+    projected = [layer for target in needs.targets if TARGETS[target].projected for layer in TARGETS[target].layers]
+    for channels in students:
+        # a fixed projection needs every layer of its targets, which are stored as a whole
+        _check_layers(term, projected or needs.student_layers, channels, "student")
+    if needs.targets and teacher is None:
+        raise RequestError(
+            f"expected a teacher for losses.{term} (target {', '.join(needs.targets)}), found none; set teacher.architecture"
+        )
+    for target in needs.targets:
+        _check_layers(term, TARGETS[target].layers, teacher or {}, "teacher")
+    for layer in projected:
+        counts = [channels[layer] for channels in students]
+        if len(set(counts)) > 1:
+            # one cached target is made for one student
+            raise RequestError(
+                f"expected two students with equal channels of {layer} for a fixed losses.{term}, found {counts};"
+                f" set losses.{term}.projection=trained"
+            )
 
 
-def _check_layers(term: str, layers: tuple[str, ...], channels: Mapping[str, int], network: str) -> None:
+def _check_layers(term: str, layers: Iterable[str], channels: Channels, network: str) -> None:
     for layer in layers:
         if layer not in channels:
             found = ", ".join(channels) or "none"
             raise RequestError(f"expected a {network} with layer '{layer}' for losses.{term}, found {found}; set losses.{term}.layers")
-
-
-def _check_projection(losses: schema.Losses, channels: list[Mapping[str, int]]) -> None:
-    """One cached target 'projected' is made for one student: two students must have the channels of that one."""
-    term = losses.projected_fidelity
-    if term is None or term.projection == "trained":
-        return
-    for layer in _layers(term):
-        found = [one[layer] for one in channels]
-        if len(set(found)) > 1:
-            raise RequestError(
-                f"expected two students with equal channels of {layer} for a fixed losses.projected_fidelity, found {found};"
-                " set losses.projected_fidelity.projection=trained"
-            )

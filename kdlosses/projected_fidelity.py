@@ -1,26 +1,24 @@
 """Projected fidelity: student features through a 1x1 projection P against the teacher's features, both images.
 
-Letters: B pairs, Cs channels of the student, Ct of the teacher, H W rows and columns, n = Ct * H * W. P (Ct, Cs).
+Letters: B pairs, Cs channels of the student, Ct of the teacher, H W rows and columns of each image's map, n = Ct * H * W. P (Ct, Cs).
 Source: Wang et al., arXiv:1907.09831; the public code draws P once and never trains it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from configs.errors import RequestError
-from configs.schema import ProjectedFidelity as Term
-from kdlosses.basic import layer_of, regress
-from kdlosses.needs import Needs, Networks, pick
-from kdlosses.pairs import Pairs
+from configs.schema import ProjectedFidelityTerm
+from kdlosses.basic import regress
+from kdlosses.needs import Needs, Networks, TermModule, by_layer, stored_with, student_maps, target_of
 from kdlosses.projection import Projection, draw_projection
-from kdlosses.targets import TARGETS, by_layer
 from models import Outputs
-
-NAME = "projected_fidelity"
+from pairs.batch import Boxes
 
 
 def from_projected(student: Tensor, gram: Tensor, projected: Tensor, mean_square: Tensor, channels: int) -> Tensor:
@@ -32,7 +30,7 @@ def from_projected(student: Tensor, gram: Tensor, projected: Tensor, mean_square
     """
     if student.shape != projected.shape:
         raise RequestError(
-            f"expected projected features of the student's shape {tuple(student.shape)} in losses.{NAME}, found {tuple(projected.shape)};"
+            f"expected projected features of the student's shape {tuple(student.shape)}, found {tuple(projected.shape)};"
             " cache target 'projected' for this student"
         )
     again = (gram @ student.flatten(2)).view_as(student)
@@ -43,44 +41,46 @@ def from_projected(student: Tensor, gram: Tensor, projected: Tensor, mean_square
 def from_features(student: Tensor, projection: Tensor, teacher: Tensor) -> Tensor:
     """mean((Ps - t)^2) of one image from whole features: student (B, Cs, H, W), teacher (B, Ct, H, W). Scalar."""
     seen = (projection @ student.flatten(2)).unflatten(2, student.shape[2:])
-    return regress("mse", seen, teacher, NAME)
+    return regress("mse", seen, teacher)
 
 
-class ProjectedFidelity(nn.Module):
-    """The term losses.projected_fidelity, summed over its layers. projection: trained makes P a parameter: give it to the optimiser."""
+class ProjectedFidelity(TermModule[ProjectedFidelityTerm]):
+    """The term of `ProjectedFidelityTerm`, summed over its layers, ref and test. projection: trained makes P a parameter to optimise."""
 
-    def __init__(self, term: Term, networks: Networks) -> None:
-        super().__init__()
+    reads = ("projected", "projected_shallow", "features", "features_shallow")
+
+    def __init__(self, term: ProjectedFidelityTerm, networks: Networks) -> None:
+        super().__init__(term, networks)
         self.trained = term.projection == "trained"
         self.holder = by_layer("features" if self.trained else "projected", term.layers)
         self.needs = Needs(tuple(dict.fromkeys(self.holder.values())), term.layers)
         # a fixed P is also what its targets are computed with: drawn for every layer they hold
-        layers = term.layers if self.trained else [layer for name in self.needs.targets for layer in TARGETS[name].layers]
-        drawn = draw_projection(term.seed, networks.student_channels, networks.teacher_channels, layers)
+        layers = term.layers if self.trained else [held for layer in term.layers for held in stored_with(layer)]
+        drawn = draw_projection(term.seed, networks.student_channels, networks.teacher_channels, dict.fromkeys(layers))
         self.matrices = nn.ParameterDict({layer: nn.Parameter(matrix, requires_grad=self.trained) for layer, matrix in drawn.items()})
 
     @torch.no_grad()
     def use(self, projection: Projection) -> None:
         """Take P as it was stored beside the targets; RequestError where a layer is missing or of another shape."""
         for layer, matrix in self.matrices.items():
-            wanted, found = tuple(matrix.shape), tuple(projection[layer].shape) if layer in projection else None
-            if wanted != found:
+            wanted, stored = tuple(matrix.shape), tuple(projection[layer].shape) if layer in projection else None
+            if wanted != stored:
                 raise RequestError(
-                    f"expected a stored projection of {layer} of shape {wanted} (teacher, student channels) for losses.{NAME},"
-                    f" found {found}; cache target 'projected' for this student and teacher"
+                    f"expected a stored projection of {layer} of shape {wanted} (teacher, student channels),"
+                    f" found {stored}; cache target 'projected' for this student and teacher"
                 )
             matrix.copy_(torch.as_tensor(projection[layer]))
 
-    def forward(self, outputs: Outputs, targets: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
+    def forward(self, outputs: Outputs, targets: Mapping[str, Tensor], boxes: Boxes) -> Tensor:
         terms = []
-        for layer, holder in self.holder.items():
-            index = TARGETS[holder].layers.index(layer)
-            matrix, teacher = self.matrices[layer], pick(targets, f"{holder}/{layer}", NAME)
-            for image, features in enumerate((outputs.ref, outputs.test)):
-                student = layer_of(features, layer, NAME)
-                if self.trained:
-                    terms.append(from_features(student, matrix, teacher[:, image]))
-                else:
-                    square = pick(targets, f"{holder}/mean_square", NAME)[:, image, index]
-                    terms.append(from_projected(student, matrix.T @ matrix, teacher[:, image], square, len(matrix)))
-        return sum(terms[1:], terms[0])
+        for layer, ref, test in student_maps(outputs, self.holder):
+            holder, matrix = self.holder[layer], self.matrices[layer]
+            of_ref, of_test = (target_of(targets, f"{holder}/{layer}_{image}") for image in ("ref", "test"))
+            if self.trained:
+                terms += [from_features(ref, matrix, of_ref), from_features(test, matrix, of_test)]
+            else:
+                square = target_of(targets, f"{holder}/mean_square")[:, :, stored_with(layer).index(layer)]
+                gram, channels = matrix.T @ matrix, len(matrix)
+                terms.append(from_projected(ref, gram, of_ref, square[:, 0], channels))
+                terms.append(from_projected(test, gram, of_test, square[:, 1], channels))
+        return reduce(torch.add, terms)

@@ -9,26 +9,23 @@ import torch
 from torch import Tensor
 
 from models import LAYERS
-from models.boxes import counter_normal
+from pairs.streams import PROJECTION, counter_normal
 
 Projection = Mapping[str, Tensor]
 """layer -> P (channels of the teacher, channels of the student), float32"""
 
-# one stream a layer, away from the streams that pairs are drawn from
-_STREAM = 2**32
-
 
 def draw_projection(
-    seed: int, student_channels: Mapping[str, int], teacher_channels: Mapping[str, int], layers: Iterable[str] | None = None
+    seed: int, student_channels: Mapping[str, int], teacher_channels: Mapping[str, int], layers: Iterable[str] = LAYERS
 ) -> dict[str, Tensor]:
-    """P of every layer that both networks have (or of `layers`), Xavier-normal: N(0, 2 / (C student + C teacher)).
+    """P of those `layers` that both networks have, Xavier-normal: N(0, 2 / (C student + C teacher)).
 
     A pure function of (seed, layer, both channel counts), on the CPU. Precompute stores it beside the targets made with it.
     """
     drawn = {}
-    for layer in LAYERS if layers is None else layers:
+    for layer in layers:
         if layer in student_channels and layer in teacher_channels:
             rows, columns = teacher_channels[layer], student_channels[layer]
-            normal = counter_normal(seed, _STREAM + LAYERS.index(layer), 0, rows, columns)
+            normal = counter_normal(seed, PROJECTION[LAYERS.index(layer)], 0, rows, columns)
             drawn[layer] = torch.from_numpy(normal * math.sqrt(2 / (rows + columns))).float()
     return drawn

@@ -12,7 +12,7 @@ from torch import Tensor
 from kdlosses.basic import abs_sum
 from kdlosses.correlation import response_map, target_patch
 from kdlosses.gaussian import gaussian
-from kdlosses.pairs import Pairs
+from pairs.batch import Boxes
 
 SIGMA = 0.25
 """of the Gaussian weights, in map sides"""
@@ -29,11 +29,11 @@ class Response(NamedTuple):
     """(B, k, k) F(patch)"""
 
 
-def response(ref: Tensor, test: Tensor, pairs: Pairs, stride: int, weights: str) -> Response:
+def response(ref: Tensor, test: Tensor, boxes: Boxes, stride: int, weights: str) -> Response:
     """ref, test (B, C, H, W) float32; weights "correlation" (Q of the pair's own patch) or "gaussian" (around the test box)."""
     if weights == "correlation":
-        weight, patch = response_map(ref, test, pairs, stride)
+        weight, patch = response_map(ref, test, boxes, stride)
     else:
-        weight = gaussian(pairs.test_box, (test.shape[-2], test.shape[-1]), stride, SIGMA)
-        patch = target_patch(ref, pairs, stride)
+        weight = gaussian(boxes.test_box, (test.shape[-2], test.shape[-1]), stride, SIGMA)
+        patch = target_patch(ref, boxes, stride)
     return Response(abs_sum(test) * weight.abs(), weight.sum((1, 2)), abs_sum(patch))

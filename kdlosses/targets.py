@@ -1,66 +1,62 @@
-"""From a teacher's outputs to the numbers that losses need: one table for the code, `cache info` and the README.
+"""From a teacher's outputs to the numbers that losses need: one table for the code, `cache info` and the documents.
 
-Letters: B pairs, N proposals a pair, C channels, H W rows and columns of a layer's map, k the side of its target patch. Axes of stored
-arrays start with the pair; an image axis of length 2 is (ref, test). F(U) = sum over channels of |U|.
+Letters: B pairs, N proposals a pair, C channels, H W rows and columns of a layer's map of one image, k the side of its target patch. Axes
+of stored arrays start with the pair. F(U) = sum over channels of |U|. Ref and test may differ in size, so maps are stored an image:
+`layer2_ref`, `layer2_test`.
 
 Every number of a pair follows from that pair alone. What a loss normalises over the batch (the weights of the target response), it
-composes from numbers a pair.
+composes from numbers a pair. A target is a function of its shapes, one of its numbers, and a row of the table.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from configs.arrays import Array
 from configs.errors import RequestError, nearest
+from configs.schema import ImageConfig, Losses, PairsConfig
 from kdlosses.basic import abs_sum
-from kdlosses.correlation import patch_size
-from kdlosses.pairs import Pairs
+from kdlosses.modules import MODULES
+from kdlosses.needs import DEEP, SHALLOW
 from kdlosses.projection import Projection
 from kdlosses.response import response
 from kdlosses.rounding import round_mantissa
 from models import LAYERS, STRIDES, Outputs
+from pairs.batch import Boxes
+from pairs.geometry import target_cells
 
-DEEP = ("layer2", "layer3")
-SHALLOW = ("conv1", "layer1")
-
-
-class TargetArray(NamedTuple):
-    """One stored array of a target."""
-
-    name: str
-    shape: tuple[int, ...]
-    """of one pair"""
-    dtype: str
-    doc: str
-
-    @property
-    def bytes(self) -> int:
-        """of one pair, before compression"""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+Layers = tuple[str, ...]
 
 
-class Sizes(NamedTuple):
-    """What the shapes of the targets follow from."""
+@dataclass(frozen=True)
+class Sizes:
+    """What shapes and identities of targets follow from, beside the teacher's weights and the pair set."""
 
-    channels: Mapping[str, int]
-    """of the teacher's layers"""
+    teacher_channels: Mapping[str, int]
+    """layer -> channels"""
     numbers: int
     """numbers a proposal: 1 (ATOM) or 4 (DRNet)"""
-    proposals: int
-    crop_size: int
-    """in pixels"""
-    student_channels: Mapping[str, int] | None
+    pairs: PairsConfig
+    student_channels: Mapping[str, int] | None = None
+    """for projected targets only"""
+    feature_bits: int | None = None
+    """mantissa bits of whole features; None: all of float16"""
+    projection_seed: int = 0
 
-    def side(self, layer: str) -> int:
-        """Side of the map of a layer."""
-        return self.crop_size // STRIDES[layer]
+
+class Seen(NamedTuple):
+    """What numbers are made of."""
+
+    outputs: Outputs
+    """of the teacher"""
+    boxes: Boxes
+    projection: Projection | None
 
 
 @dataclass(frozen=True)
@@ -68,87 +64,26 @@ class Target:
     """One kind of teacher numbers, cached and recomputed as a whole. All of them belong to the images that the teacher saw."""
 
     name: str
-    version: int
-    """raised whenever a stored number changes its meaning; part of the cache's identity"""
-    layers: tuple[str, ...]
-    """layers of the teacher that it is made of"""
-    needed_by: tuple[str, ...]
-    """loss terms (configs.schema.Losses)"""
     doc: str
-    shapes: Callable[[tuple[str, ...], Sizes], list[TargetArray]]
-    numbers: Callable[[tuple[str, ...], Outputs, Pairs, Projection | None], dict[str, Tensor]]
+    shapes: Callable[[Layers, Sizes], list[Array]]
+    """the arrays of one pair"""
+    numbers: Callable[[Layers, Seen], dict[str, Tensor]]
+    """array -> (B, ...)"""
+    layers: Layers = ()
+    """layers of the teacher that it is made of"""
+    version: int = 1
+    """raised whenever a stored number changes its meaning; part of the cache's identity"""
     per_proposal: bool = False
     """whether row p of each array belongs to proposal p, so that new proposals need new numbers and fewer a part of them"""
+    projected: bool = False
+    """whether it depends on a drawn projection, hence on the student's channels"""
+    whole: bool = False
+    """whether it is whole features, which teacher.feature_bits rounds and compresses"""
 
     @property
-    def projected(self) -> bool:
-        """Whether it depends on a drawn projection, hence on the student's channels."""
-        return self.name.startswith("projected")
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is whole features, which teacher.feature_bits rounds and compresses."""
-        return self.name.startswith("features")
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What people are told of it: the table's words, in `cache info` too."""
-        return {"doc": f"{self.doc} ({', '.join(self.layers)})" if self.layers else self.doc, "needed_by": list(self.needed_by)}
-
-    def identity(self, feature_bits: int | None) -> dict[str, Any]:
-        """What its numbers depend on beside the pairs, the teacher and a projection; part of the cache's identity."""
-        facts: dict[str, Any] = {"target": self.name, "version": self.version}
-        return facts | {"feature_bits": feature_bits} if self.whole and feature_bits is not None else facts
-
-    def arrays(
-        self,
-        channels: Mapping[str, int],
-        numbers: int,
-        proposals: int,
-        crop_size: int,
-        *,
-        student_channels: Mapping[str, int] | None = None,
-    ) -> list[TargetArray]:
-        """The arrays that hold it.
-
-        channels: layer -> channels of the teacher; numbers: 1 or 4 numbers a proposal; proposals: N; crop_size in pixels;
-        student_channels: as channels, for projected targets only (RequestError without them).
-        """
-        return self.shapes(self.layers, Sizes(channels, numbers, proposals, crop_size, student_channels))
-
-
-class Row(NamedTuple):
-    """One line of the table of targets."""
-
-    name: str
-    version: int
-    layers: tuple[str, ...]
-    needed_by: tuple[str, ...]
-    arrays: list[TargetArray]
-    bytes: int
-    """stored bytes a pair, before compression"""
-    doc: str
-
-
-def table(
-    channels: Mapping[str, int],
-    numbers: int,
-    proposals: int,
-    crop_size: int,
-    *,
-    student_channels: Mapping[str, int] | None = None,
-    names: Iterable[str] | None = None,
-) -> list[Row]:
-    """The targets with their sizes (arguments as in `Target.arrays`); without student_channels the projected ones are left out."""
-    chosen = [target(name) for name in (TARGETS if names is None else names)]
-    rows = []
-    for one in chosen:
-        if one.projected and student_channels is None:
-            continue
-        arrays = one.arrays(channels, numbers, proposals, crop_size, student_channels=student_channels)
-        size = sum(array.bytes for array in arrays)
-        rows.append(Row(one.name, one.version, one.layers, one.needed_by, arrays, size, one.about["doc"]))
-    return rows
+    def needed_by(self) -> tuple[str, ...]:
+        """Names of the loss terms that ask for it with some options."""
+        return tuple(name for name, section in Losses.sections().items() if self.name in MODULES[section].reads)
 
 
 def target(name: str) -> Target:
@@ -158,7 +93,7 @@ def target(name: str) -> Target:
     return TARGETS[name]
 
 
-def layers_of(names: Iterable[str]) -> tuple[str, ...]:
+def layers_of(names: Iterable[str]) -> Layers:
     """The layers that the teacher must return for these targets, in the order of models.LAYERS."""
     needed = {layer for name in names for layer in target(name).layers}
     return tuple(layer for layer in LAYERS if layer in needed)
@@ -166,133 +101,137 @@ def layers_of(names: Iterable[str]) -> tuple[str, ...]:
 
 @torch.no_grad()
 def compute(
-    names: Iterable[str], outputs: Outputs, pairs: Pairs, projection: Projection | None = None, feature_bits: int | None = None
+    names: Iterable[str], outputs: Outputs, boxes: Boxes, projection: Projection | None = None, feature_bits: int | None = None
 ) -> dict[str, Tensor]:
-    """Teacher numbers of a batch: precompute stores them, the online teacher hands them to the losses at once.
+    """Teacher numbers of a batch: precompute stores them, the live teacher hands them to the losses at once.
 
     outputs: of the teacher, with the layers `layers_of(names)`. projection: layer -> P (C of the teacher, C of the student), for projected
     targets (RequestError without it). feature_bits: teacher.feature_bits. Returns "target/array" -> float32, leading dim B; row b depends
     on pair b alone.
     """
-    found: dict[str, Tensor] = {}
+    computed: dict[str, Tensor] = {}
     with torch.autocast(outputs.prediction.device.type, enabled=False):
-        for name in names:
-            one = target(name)
-            missing = [layer for layer in one.layers if layer not in outputs.test]
+        for row in map(target, names):
+            missing = [layer for layer in row.layers if layer not in outputs.test]
             if missing:
                 raise RequestError(
-                    f"expected teacher features of {', '.join(missing)} for target '{name}', found {', '.join(outputs.test) or 'none'};"
+                    f"expected teacher features of {', '.join(missing)} for target '{row.name}', found {', '.join(outputs.test) or 'none'};"
                     " ask the teacher for layers_of(targets)"
                 )
-            found |= {f"{name}/{key}": value.detach().float() for key, value in one.numbers(one.layers, outputs, pairs, projection).items()}
-    return round_features(found, feature_bits)
+            arrays = row.numbers(row.layers, Seen(outputs, boxes, projection))
+            computed |= {f"{row.name}/{array}": value.detach().float() for array, value in arrays.items()}
+    return round_features(computed, feature_bits)
 
 
-def round_features(found: Mapping[str, Tensor], feature_bits: int | None) -> dict[str, Tensor]:
+def round_features(exact: Mapping[str, Tensor], feature_bits: int | None) -> dict[str, Tensor]:
     """What `compute` gives without feature_bits -> what it gives with them: whole features rounded, everything else as it is."""
     if feature_bits is None:
-        return dict(found)
-    return {key: round_mantissa(value, feature_bits).float() if target(key.split("/")[0]).whole else value for key, value in found.items()}
+        return dict(exact)
+    return {key: round_mantissa(value, feature_bits).float() if target(key.split("/")[0]).whole else value for key, value in exact.items()}
 
 
-def _iou_shapes(layers: tuple[str, ...], sizes: Sizes) -> list[TargetArray]:
-    shape = (sizes.proposals,) if sizes.numbers == 1 else (sizes.proposals, sizes.numbers)
-    return [TargetArray("iou", shape, "float16", "prediction of each proposal")]
+def _side(image: ImageConfig, layer: str) -> int:
+    """Side of the map of a layer."""
+    return image.size // STRIDES[layer]
 
 
-def _iou(layers: tuple[str, ...], outputs: Outputs, pairs: Pairs, projection: Projection | None) -> dict[str, Tensor]:
-    return {"iou": outputs.prediction}
-
-
-def _abs_sum_shapes(layers: tuple[str, ...], sizes: Sizes) -> list[TargetArray]:
-    return [TargetArray(layer, (2, sizes.side(layer), sizes.side(layer)), "float16", "F(ref), F(test)") for layer in layers]
-
-
-def _abs_sum(layers: tuple[str, ...], outputs: Outputs, pairs: Pairs, projection: Projection | None) -> dict[str, Tensor]:
-    return {layer: torch.stack([abs_sum(outputs.ref[layer]), abs_sum(outputs.test[layer])], 1) for layer in layers}
-
-
-def _response_shapes(layers: tuple[str, ...], sizes: Sizes) -> list[TargetArray]:
+def _map_shapes(layers: Layers, sizes: Sizes, doc: str, channels: Mapping[str, int] | None = None) -> list[Array]:
+    """A map of each layer and image; without `channels` it has no axis of them."""
     arrays = []
     for layer in layers:
-        side, k = sizes.side(layer), patch_size(sizes.crop_size, STRIDES[layer])
-        arrays.append(TargetArray(f"{layer}_weighted", (side, side), "float16", "F(test) |weight| over its maximum, in [0, 1]"))
-        arrays.append(TargetArray(f"{layer}_patch", (k, k), "float16", "F(patch)"))
-    arrays.append(TargetArray("scale", (len(layers),), "float32", "that maximum, a layer"))
-    arrays.append(TargetArray("weight_sum", (len(layers),), "float32", "sum of the weights, a layer"))
+        for image, geometry in (("ref", sizes.pairs.ref), ("test", sizes.pairs.test)):
+            side = _side(geometry, layer)
+            shape = (side, side) if channels is None else (channels[layer], side, side)
+            arrays.append(Array(f"{layer}_{image}", shape, "float16", f"{doc} of {image}"))
     return arrays
 
 
-def _response(weights: str) -> Callable[[tuple[str, ...], Outputs, Pairs, Projection | None], dict[str, Tensor]]:
-    def numbers(layers: tuple[str, ...], outputs: Outputs, pairs: Pairs, projection: Projection | None) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        scales, sums = [], []
-        for layer in layers:
-            one = response(outputs.ref[layer].float(), outputs.test[layer].float(), pairs, STRIDES[layer], weights)
-            # F(test) |Q| reaches millions: stored over its maximum, because float16 ends at 65,504
-            peak = one.weighted.amax((1, 2))
-            scale = torch.where(peak > 0, peak, 1.0)
-            found[f"{layer}_weighted"] = one.weighted / scale[:, None, None]
-            found[f"{layer}_patch"] = one.patch
-            scales.append(scale)
-            sums.append(one.weight_sum)
-        return found | {"scale": torch.stack(scales, 1), "weight_sum": torch.stack(sums, 1)}
-
-    return numbers
+def _maps(layers: Layers, seen: Seen, number: Callable[[Tensor, str], Tensor]) -> dict[str, Tensor]:
+    """number(features, layer) of each layer and image: those that `_map_shapes` describes."""
+    images = (("ref", seen.outputs.ref), ("test", seen.outputs.test))
+    return {f"{layer}_{image}": number(features[layer].float(), layer) for layer in layers for image, features in images}
 
 
-def _projected_shapes(layers: tuple[str, ...], sizes: Sizes) -> list[TargetArray]:
+def _iou_shapes(layers: Layers, sizes: Sizes) -> list[Array]:
+    shape = (sizes.pairs.proposals,) if sizes.numbers == 1 else (sizes.pairs.proposals, sizes.numbers)
+    return [Array("iou", shape, "float16", "prediction of each proposal")]
+
+
+def _iou(layers: Layers, seen: Seen) -> dict[str, Tensor]:
+    return {"iou": seen.outputs.prediction}
+
+
+def _abs_sum_shapes(layers: Layers, sizes: Sizes) -> list[Array]:
+    return _map_shapes(layers, sizes, "F")
+
+
+def _abs_sum(layers: Layers, seen: Seen) -> dict[str, Tensor]:
+    return _maps(layers, seen, lambda features, layer: abs_sum(features))
+
+
+def _response_shapes(layers: Layers, sizes: Sizes) -> list[Array]:
+    arrays = []
+    for layer in layers:
+        side, k = _side(sizes.pairs.test, layer), target_cells(sizes.pairs.test, STRIDES[layer])
+        arrays.append(Array(f"{layer}_weighted", (side, side), "float16", "F(test) |weight| over its maximum, in [0, 1]"))
+        arrays.append(Array(f"{layer}_patch", (k, k), "float16", "F(patch)"))
+    arrays.append(Array("scale", (len(layers),), "float32", "that maximum, a layer"))
+    arrays.append(Array("weight_sum", (len(layers),), "float32", "sum of the weights, a layer"))
+    return arrays
+
+
+def _response(layers: Layers, seen: Seen, weights: str = "correlation") -> dict[str, Tensor]:
+    arrays: dict[str, Tensor] = {}
+    scales, sums = [], []
+    for layer in layers:
+        numbers = response(seen.outputs.ref[layer].float(), seen.outputs.test[layer].float(), seen.boxes, STRIDES[layer], weights)
+        # F(test) |Q| reaches millions: stored over its maximum, because float16 ends at 65,504
+        peak = numbers.weighted.amax((1, 2))
+        scale = torch.where(peak > 0, peak, 1.0)
+        arrays[f"{layer}_weighted"] = numbers.weighted / scale[:, None, None]
+        arrays[f"{layer}_patch"] = numbers.patch
+        scales.append(scale)
+        sums.append(numbers.weight_sum)
+    return arrays | {"scale": torch.stack(scales, 1), "weight_sum": torch.stack(sums, 1)}
+
+
+def _projected_shapes(layers: Layers, sizes: Sizes) -> list[Array]:
     if sizes.student_channels is None:
-        raise RequestError("expected the student's channels for a projected target, found none; pass student_channels")
-    channels = sizes.student_channels
-    maps = [TargetArray(layer, (2, channels[layer], sizes.side(layer), sizes.side(layer)), "float16", "P^T t") for layer in layers]
-    return [*maps, TargetArray("mean_square", (2, len(layers)), "float32", "mean of t^2, a layer")]
+        raise RequestError("expected the student's channels for a projected target, found none; give Sizes its student_channels")
+    maps = _map_shapes(layers, sizes, "P^T t", sizes.student_channels)
+    return [*maps, Array("mean_square", (2, len(layers)), "float32", "mean of t^2 of (ref, test), a layer")]
 
 
-def _projected(layers: tuple[str, ...], outputs: Outputs, pairs: Pairs, projection: Projection | None) -> dict[str, Tensor]:
+def _projected(layers: Layers, seen: Seen) -> dict[str, Tensor]:
+    projection = seen.projection
     if projection is None:
         raise RequestError("expected the projection for a projected target, found none; pass draw_projection(...)")
-    both = {layer: torch.stack([outputs.ref[layer], outputs.test[layer]], 1).float() for layer in layers}
-    found = {layer: torch.einsum("ts,bithw->bishw", projection[layer].to(both[layer]), both[layer]) for layer in layers}
-    return found | {"mean_square": torch.stack([both[layer].square().mean((2, 3, 4)) for layer in layers], 2)}
+    maps = _maps(layers, seen, lambda features, layer: torch.einsum("ts,bthw->bshw", projection[layer].to(features), features))
+    squares = [[features[layer].float().square().mean((1, 2, 3)) for layer in layers] for features in (seen.outputs.ref, seen.outputs.test)]
+    return maps | {"mean_square": torch.stack([torch.stack(image, 1) for image in squares], 1)}
 
 
-def _features_shapes(layers: tuple[str, ...], sizes: Sizes) -> list[TargetArray]:
-    channels = sizes.channels
-    return [TargetArray(layer, (2, channels[layer], sizes.side(layer), sizes.side(layer)), "float16", "ref, test") for layer in layers]
+def _features_shapes(layers: Layers, sizes: Sizes) -> list[Array]:
+    return _map_shapes(layers, sizes, "features", sizes.teacher_channels)
 
 
-def _features(layers: tuple[str, ...], outputs: Outputs, pairs: Pairs, projection: Projection | None) -> dict[str, Tensor]:
-    return {layer: torch.stack([outputs.ref[layer], outputs.test[layer]], 1) for layer in layers}
+def _features(layers: Layers, seen: Seen) -> dict[str, Tensor]:
+    return _maps(layers, seen, lambda features, layer: features)
 
 
-_ALL = tuple(LAYERS)
-TARGETS: dict[str, Target] = {
-    one.name: one
-    for one in (
-        Target("iou", 1, (), ("teacher_soft", "adaptive_hard", "mutual_students"), "prediction of each proposal", _iou_shapes, _iou, True),
-        Target("abs_sum", 1, DEEP, ("fidelity",), "channel-summed absolute features", _abs_sum_shapes, _abs_sum),
-        Target("abs_sum_shallow", 1, SHALLOW, ("fidelity",), "channel-summed absolute features", _abs_sum_shapes, _abs_sum),
-        Target("response", 1, _ALL, ("target_response",), "features times their correlation", _response_shapes, _response("correlation")),
-        Target("response_gaussian", 1, _ALL, ("target_response",), "features times a Gaussian", _response_shapes, _response("gaussian")),
-        Target("projected", 1, DEEP, ("projected_fidelity",), "features seen through the fixed projection", _projected_shapes, _projected),
-        Target(
-            "projected_shallow",
-            1,
-            SHALLOW,
-            ("projected_fidelity",),
-            "features seen through the fixed projection",
-            _projected_shapes,
-            _projected,
-        ),
-        Target("features", 1, DEEP, ("projected_fidelity",), "whole features, for a trained projection", _features_shapes, _features),
-        Target(
-            "features_shallow", 1, SHALLOW, ("projected_fidelity",), "whole features, for a trained projection", _features_shapes, _features
-        ),
-    )
-}
+def _deep_and_shallow(row: Target) -> tuple[Target, Target]:
+    """A kind of target for each group of layers that is stored together, see `needs.by_layer`."""
+    return replace(row, layers=DEEP), replace(row, name=f"{row.name}_shallow", layers=SHALLOW)
 
 
-def by_layer(kind: str, layers: Iterable[str]) -> dict[str, str]:
-    """layer -> the target of a kind (abs_sum, projected, features) that holds it."""
-    return {layer: kind if layer in DEEP else f"{kind}_shallow" for layer in layers}
+_ROWS = (
+    Target("iou", "prediction of each proposal", _iou_shapes, _iou, per_proposal=True),
+    *_deep_and_shallow(Target("abs_sum", "channel-summed absolute features", _abs_sum_shapes, _abs_sum, version=2)),
+    Target("response", "features times their correlation", _response_shapes, _response, layers=LAYERS),
+    Target("response_gaussian", "features times a Gaussian", _response_shapes, partial(_response, weights="gaussian"), layers=LAYERS),
+    *_deep_and_shallow(
+        Target("projected", "features seen through the fixed projection", _projected_shapes, _projected, version=2, projected=True)
+    ),
+    *_deep_and_shallow(Target("features", "whole features, for a trained projection", _features_shapes, _features, version=2, whole=True)),
+)
+TARGETS: dict[str, Target] = {row.name: row for row in _ROWS}

@@ -7,27 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from configs.schema import Regression
-from configs.schema import TeacherSoft as Term
+from configs.schema import Regression, TeacherSoftTerm
 from kdlosses.basic import regress
-from kdlosses.needs import Needs, Networks, pick
-from kdlosses.pairs import Pairs
+from kdlosses.needs import TermModule, target_of
 from models import Outputs
+from pairs.batch import Boxes
 
 
 def teacher_soft(student: Tensor, teacher: Tensor, form: Regression) -> Tensor:
     """reg(student prediction, teacher prediction), both (B, N) or (B, N, 4). Scalar."""
-    return regress(form, student.float(), teacher, "teacher_soft")
+    return regress(form, student.float(), teacher)
 
 
-class TeacherSoft(nn.Module):
-    """The term losses.teacher_soft."""
+class TeacherSoft(TermModule[TeacherSoftTerm]):
+    """The term of `TeacherSoftTerm`."""
 
-    def __init__(self, term: Term, networks: Networks) -> None:
-        super().__init__()
-        self.form, self.needs = term.form, Needs(("iou",))
+    reads = ("iou",)
 
-    def forward(self, outputs: Outputs, targets: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
-        return teacher_soft(outputs.prediction, pick(targets, "iou/iou", "teacher_soft"), self.form)
+    def forward(self, outputs: Outputs, targets: Mapping[str, Tensor], boxes: Boxes) -> Tensor:
+        return teacher_soft(outputs.prediction, target_of(targets, "iou/iou"), self.term.form)

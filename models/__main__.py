@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 from configs.cli import Parser, run
+from configs.schema import ImageConfig, PairsConfig, SearchImageConfig
 from models.checkpoint import weights_digest
 from models.convert import convert, load_tracker
 from models.export import OPSET, export
-from models.sizes import describe
+from models.sizes import size_facts
 
-CROP_SIZE = 288
+INPUT = "safetensors, or a PyTorch or PyTracking checkpoint"
 
 
 def _side(text: str) -> int:
@@ -26,20 +27,30 @@ def _side(text: str) -> int:
     return int(text)
 
 
-def parser() -> Parser:
+def _add_sizes(command: argparse.ArgumentParser, what: str) -> None:
+    default = PairsConfig().ref.size
+    command.add_argument("--crop-size", type=_side, default=default, help=f"side of both crops, {what} (default: %(default)s)")
+    command.add_argument("--ref-size", type=_side, help="side of the ref crop, where it has one of its own")
+    command.add_argument("--test-size", type=_side, help="side of the test crop, where it has one of its own")
+
+
+def _geometry(options: argparse.Namespace) -> PairsConfig:
+    ref, test = options.ref_size or options.crop_size, options.test_size or options.crop_size
+    return PairsConfig(ref=ImageConfig(size=ref), test=SearchImageConfig(size=test))
+
+
+def parser(prog: str) -> Parser:
     """The command line."""
-    whole = Parser(prog="python -m models", description="Look at, convert and export the weights of trackers. No input file is run.")
+    whole = Parser(prog=prog, description="Look at, convert and export the weights of trackers. No input file is run.")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     show = commands.add_parser("show", help="architecture, sizes and metadata of a file")
-    show.add_argument("file", metavar="FILE", help="safetensors, or a PyTorch or PyTracking checkpoint")
-    show.add_argument(
-        "--crop-size", type=_side, default=CROP_SIZE, help="side of the crops that MFLOPs are counted for (default: %(default)s)"
-    )
+    show.add_argument("file", metavar="FILE", help=INPUT)
+    _add_sizes(show, "for the count of MFLOPs")
     show.add_argument("--json", action="store_true", help="print one JSON object")
 
     other = commands.add_parser("convert", help="safetensors to PyTracking's .pth.tar, and back")
-    other.add_argument("input", metavar="IN", help="safetensors, or a PyTorch or PyTracking checkpoint")
+    other.add_argument("input", metavar="IN", help=INPUT)
     other.add_argument("output", metavar="OUT", help="*.safetensors, or *.pth or *.pth.tar for PyTracking's loader")
     other.add_argument(
         "--dtype",
@@ -53,18 +64,19 @@ def parser() -> Parser:
         "export",
         help="ONNX graphs of backbone, modulation and prediction",
         description=f"Writes backbone.onnx, modulation.onnx and prediction.onnx (opset {OPSET}, free batch) and compares each with PyTorch."
-        " The gradient in the box stays PyTorch's.",
+        " Where the sizes of the two crops differ: backbone_ref.onnx and backbone_test.onnx. The gradient in the box stays PyTorch's.",
     )
-    graphs.add_argument("input", metavar="IN", help="safetensors, or a PyTorch or PyTracking checkpoint")
+    graphs.add_argument("input", metavar="IN", help=INPUT)
     graphs.add_argument("folder", metavar="OUT_DIR", help="where the graphs go")
-    graphs.add_argument("--crop-size", type=_side, default=CROP_SIZE, help="side of the crops, fixed in the graphs (default: %(default)s)")
+    _add_sizes(graphs, "fixed in the graphs")
     return whole
 
 
-def main(arguments: Sequence[str]) -> None:
-    options = parser().parse_args(list(arguments))
+def main(arguments: Sequence[str], prog: str = "python -m models") -> None:
+    """The command line; see `python -m models --help`."""
+    options = parser(prog).parse_args(list(arguments))
     if options.command == "show":
-        _show(options.file, options.crop_size, options.json)
+        _show(options.file, _geometry(options), options.json)
     elif options.command == "convert":
         architecture = convert(
             options.input, options.output, getattr(torch, options.dtype) if options.dtype else None, options.legacy, options.trim
@@ -72,19 +84,19 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{options.output}: {architecture}, {Path(options.output).stat().st_size / 1e6:.2f} MB")
     else:
         tracker, _ = load_tracker(options.input)
-        for graph in export(tracker, options.folder, options.crop_size):
+        for graph in export(tracker, options.folder, _geometry(options)):
             print(f"{graph.path}: opset {OPSET}, {graph.megabytes:.2f} MB, {graph.error:.1e} of the largest value from PyTorch")
         print("the gradient in the box is not in the graphs: it stays PyTorch's")
 
 
-def _show(path: str, crop_size: int, as_json: bool) -> None:
+def _show(path: str, pairs: PairsConfig, as_json: bool) -> None:
     tracker, metadata = load_tracker(path)
     facts: dict[str, object] = {
         "path": path,
         "architecture": tracker.architecture,
         "sha256": weights_digest(path),
         "file_megabytes": round(Path(path).stat().st_size / 1e6, 2),
-        **describe(tracker, crop_size),
+        **size_facts(tracker, pairs),
         "metadata": metadata,
     }
     if as_json:
@@ -92,7 +104,8 @@ def _show(path: str, crop_size: int, as_json: bool) -> None:
         return
     print(f"{path}: {tracker.architecture} ({metadata['file']}, {facts['file_megabytes']} MB)")
     print(f"parameters  {facts['parameters']:,}, of them used {facts['parameters_used']:,} ({facts['megabytes']} MB in float32)")
-    print(f"MFLOPs      {facts['mflops']:,} multiply-adds * 10^6, one pair of {crop_size}-pixel crops, 16 proposals")
+    sides = "- and ".join(str(side) for side in dict.fromkeys((pairs.ref.size, pairs.test.size)))
+    print(f"MFLOPs      {facts['mflops']:,} multiply-adds * 10^6, one pair of {sides}-pixel crops, {pairs.proposals} proposals")
     print(f"sha256      {facts['sha256']}")
     for key, value in metadata.items():
         if key not in ("file", "format", "architecture"):

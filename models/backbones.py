@@ -1,4 +1,4 @@
-"""The backbones, cut into the stages conv1, layer1, layer2 and layer3 (strides 2, 4, 8 and 16).
+"""The backbones, cut into the stages conv1, layer1, layer2 and layer3 (strides 2, 4, 8 and 16): a class and a row of `BACKBONES` each.
 
 Parameter names are those of the public trackers' checkpoints, which is why layer4 and the classifier exist here: they are
 loaded and saved, never run and never trained. Blocks are torchvision's, and so is the initialisation (He et al., fan_out).
@@ -7,21 +7,30 @@ Letters: B images, C channels, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
-import torchvision
 from torch import Tensor, nn
+from torchvision.models import MobileNet_V2_Weights, ResNet18_Weights, ResNet50_Weights, mobilenet_v2
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from models.outputs import LAYERS
 
 
 class Backbone(nn.Module):
-    """Runs the stages up to the last one asked for. Subclasses define the stages and the two hooks `stem` and `reduce`."""
+    """Runs the stages up to the last one asked for. Subclasses define the stages and, where they differ, the hooks `stem` and `reduce`."""
 
     conv1: nn.Module
     channels: dict[str, int]
-    unused: tuple[str, ...]
+    """layer -> C"""
+    unused: ClassVar[tuple[str, ...]] = ()
+    """submodules that are never run: there for the sake of the public checkpoints"""
+
+    @classmethod
+    def our_name(cls, name: str) -> str:
+        """The name that a parameter of torchvision's own network has here."""
+        return name
 
     def stem(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> the map of conv1, after BatchNorm and the activation, at stride 2."""
@@ -35,7 +44,7 @@ class Backbone(nn.Module):
         """images (B, 3, S, S), normalised -> layer -> (B, C, S / stride, S / stride), for the layers asked for, in stage order."""
         layers = tuple(layers)
         # Maps that nobody asked for are let go at once: conv1's is the largest of all.
-        last = max((LAYERS.index(layer) for layer in layers), default=-1)
+        last = max([-1, *(LAYERS.index(layer) for layer in layers)])
         maps: dict[str, Tensor] = {}
         x = images
         for index, layer in enumerate(LAYERS[: last + 1]):
@@ -53,6 +62,8 @@ class Backbone(nn.Module):
 class ResNet(Backbone):
     """ResNet-18 or -50 (He et al., CVPR 2016), all widths times `width` / 64."""
 
+    unused = ("layer4", "fc")
+
     def __init__(self, depth: int, width: int = 64) -> None:
         super().__init__()
         block, counts = {18: (BasicBlock, (2, 2, 2, 2)), 50: (Bottleneck, (3, 4, 6, 3))}[depth]
@@ -67,7 +78,6 @@ class ResNet(Backbone):
             inputs = planes * block.expansion
         self.fc = nn.Linear(inputs, 1000)
         self.channels = {"conv1": width} | {f"layer{k}": width * 2 ** (k - 1) * block.expansion for k in (1, 2, 3)}
-        self.unused = ("layer4", "fc")
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -90,18 +100,41 @@ def _residual_stage(block: type[BasicBlock] | type[Bottleneck], inputs: int, pla
 
 
 class MobileNetV2(Backbone):
-    """MobileNetV2 (Sandler et al., CVPR 2018), its 19 blocks cut where the stride changes."""
+    """MobileNetV2 (Sandler et al., CVPR 2018), its 19 blocks cut where the stride changes, all widths times `width` / 32."""
 
-    def __init__(self) -> None:
+    unused = ("layer4", "classifier")
+    blocks: ClassVar = {"conv1": range(1), "layer1": range(1, 4), "layer2": range(4, 7), "layer3": range(7, 11), "layer4": range(11, 19)}
+
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
-        whole = torchvision.models.mobilenet_v2(weights=None)
-        blocks = list(whole.features)
-        self.conv1 = nn.Sequential(*blocks[:1])
-        self.layer1 = nn.Sequential(*blocks[1:4])
-        self.layer2 = nn.Sequential(*blocks[4:7])
-        self.layer3 = nn.Sequential(*blocks[7:11])
-        self.layer4 = nn.Sequential(*blocks[11:])
+        whole = mobilenet_v2(weights=None, width_mult=width / 32)
+        for stage, blocks in self.blocks.items():
+            setattr(self, stage, nn.Sequential(*(whole.features[index] for index in blocks)))
         self.classifier = whole.classifier
-        self.channels = {"conv1": 32, "layer1": 24, "layer2": 32, "layer3": 64}
-        self.unused = ("layer4", "classifier")
+        self.channels = {layer: whole.features[self.blocks[layer][-1]].out_channels for layer in LAYERS}
         self.stop_unused()
+
+    @classmethod
+    def our_name(cls, name: str) -> str:
+        head, _, rest = name.partition(".")
+        index, _, rest = rest.partition(".") if head == "features" else ("", "", "")
+        for stage, blocks in cls.blocks.items():
+            if index.isdecimal() and int(index) in blocks:
+                return f"{stage}.{int(index) - blocks.start}.{rest}"
+        return name
+
+
+class BackboneRow(NamedTuple):
+    """What a tracker needs to know of a backbone."""
+
+    make: Callable[[int], Backbone]
+    """width, the channels of conv1 -> the network with random weights"""
+    imagenet: Mapping[int, Any]
+    """width -> torchvision's weights for it: the first published ones, which the public trackers started from"""
+
+
+BACKBONES: dict[str, BackboneRow] = {
+    "resnet18": BackboneRow(partial(ResNet, 18), {64: ResNet18_Weights.IMAGENET1K_V1}),
+    "resnet50": BackboneRow(partial(ResNet, 50), {64: ResNet50_Weights.IMAGENET1K_V1}),
+    "mobilenet_v2": BackboneRow(MobileNetV2, {32: MobileNet_V2_Weights.IMAGENET1K_V1}),
+}

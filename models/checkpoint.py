@@ -5,10 +5,9 @@ A file's parameters are checked by name and shape against the network before one
 
 from __future__ import annotations
 
-import functools
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import safetensors
@@ -18,12 +17,11 @@ from torch import Tensor, nn
 
 from configs.errors import RequestError
 from configs.files import sha256_file, write_atomic
-from models.inert import Contents, LazyTensor, damaged, read_pickled
-from models.tracker import ARCHITECTURES, PARTS, Tracker, build
+from models.safe_pickle import Contents, LazyTensor, damaged, read_pickled
+from models.tracker import ARCHITECTURES, PARTS, Tracker, blueprint
 
 STATE_KEYS = ("net", "state_dict", "model")
 WRAPPERS = ("module.", "_orig_mod.")
-MOBILENET_STAGES = {"conv1": range(1), "layer1": range(1, 4), "layer2": range(4, 7), "layer3": range(7, 11), "layer4": range(11, 19)}
 
 
 def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -64,12 +62,9 @@ def _pickled_state(path: Path, contents: Contents) -> tuple[dict[str, Tensor], d
     root = contents.root
     holder = next((root[key] for key in STATE_KEYS if isinstance(root.get(key), dict)), root) if isinstance(root, dict) else {}
     if not any(isinstance(value, LazyTensor) for value in holder.values()):
-        found = (
-            f"a dict of {', '.join(key for key in list(root)[:8] if isinstance(key, str)) or 'nothing'}"
-            if isinstance(root, dict)
-            else f"one {_kind(root)}"
-        )
-        raise RequestError(f"expected parameters by name (or under {' or '.join(STATE_KEYS)}) in {path}, found {found}; give another file")
+        words = [key for key in list(root)[:8] if isinstance(key, str)] if isinstance(root, dict) else []
+        kind = f"a dict of {', '.join(words) or 'nothing'}" if isinstance(root, dict) else f"one {_kind(root)}"
+        raise RequestError(f"expected parameters by name (or under {' or '.join(STATE_KEYS)}) in {path}, found {kind}; give another file")
     state = {}
     for name, value in holder.items():
         if not isinstance(value, LazyTensor) or not isinstance(name, str):
@@ -96,49 +91,44 @@ def _kind(value: object) -> str:
     return getattr(value, "origin", "") or type(value).__name__
 
 
-def load_weights(tracker: Tracker, path: str | Path, parts: Iterable[str] = tuple(PARTS)) -> None:
-    """Loads a file's parameters into the tracker, all of them or those of some parts (`backbone`, `head`).
+def load_weights(tracker: Tracker, path: str | Path) -> None:
+    """Loads a file's parameters into the tracker. Takes what `read_state` takes, and refuses what `load_state` does."""
+    load_state(tracker, read_state(path)[0], str(path))
 
-    Takes what `read_state` takes; float16 and bfloat16 files are cast to the tracker's float32. A plain torchvision ResNet or
-    MobileNetV2 file is taken for the backbone. Stages that are never run and BatchNorm's counters may be absent.
+
+def load_state(tracker: Tracker, state: Mapping[str, Tensor], source: str, parts: Collection[str] = tuple(PARTS)) -> None:
+    """Loads parameters into the tracker, all of them or those of some parts (`backbone`, `head`); `source` names them in errors.
+
+    float16 and bfloat16 are cast to the tracker's float32. Those of torchvision's own network are taken for the backbone. Stages that are
+    never run and BatchNorm's counters may be absent.
     RequestError listing what is missing, extra, misshapen or not finite; then the tracker is unchanged.
     """
-    state, _ = read_state(path)
-    load_state(tracker, state, str(path), parts)
-
-
-def load_state(tracker: Tracker, state: Mapping[str, Tensor], source: str, parts: Iterable[str] = tuple(PARTS)) -> None:
-    """As `load_weights`, from parameters in memory; `source` names them in errors."""
-    parts = tuple(parts)
     for part in parts:
         tracker.part(part)
-    state = with_our_names(state)
+    state = _with_our_names(tracker, state)
     own = tracker.state_dict()
     prefixes = tuple(f"{PARTS[part]}." for part in parts)
     wanted = [name for name in own if name.startswith(prefixes)]
-    missing = [name for name in wanted if name not in state and not _optional(tracker.architecture, name)]
+    given = [name for name in wanted if name in state]
+    missing = [name for name in wanted if name not in state and not may_be_absent(tracker, name)]
     # A file for a part may hold anything beside it; a file for the whole may not.
     whole = set(parts) == set(PARTS)
     extra = [name for name in state if name not in own and (whole or name.startswith(prefixes))]
-    misshapen = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != own[name].shape
+    shapes = {name: (tuple(state[name].shape), tuple(own[name].shape)) for name in given}
+    misshapen = [f"{name} {shape} instead of {own_shape}" for name, (shape, own_shape) in shapes.items() if shape != own_shape]
+    faults = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+        if names
     ]
-    if missing or extra or misshapen:
-        faults = [
-            f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for kind, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
-            if names
-        ]
+    if faults:
         raise RequestError(f"expected {tracker.architecture}'s parameters, found in {source}: {', '.join(faults)}; {_advice(state)}")
-    for name in wanted:
-        if name in state and not torch.isfinite(state[name]).all():
+    for name in given:
+        if not torch.isfinite(state[name]).all():
             raise RequestError(f"expected finite parameters, found {name} of {source} with NaN or inf; use another checkpoint")
     with torch.no_grad():
-        for name in wanted:
-            if name in state:
-                own[name].copy_(state[name])
+        for name in given:
+            own[name].copy_(state[name])
 
 
 def _advice(state: Mapping[str, Tensor]) -> str:
@@ -148,25 +138,19 @@ def _advice(state: Mapping[str, Tensor]) -> str:
         return "give a checkpoint of this architecture"
 
 
-@functools.cache
-def parameter_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of everything in the architecture's state dict."""
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in build(architecture).state_dict().items()}
-
-
-def _optional(architecture: str, name: str) -> bool:
+def may_be_absent(tracker: Tracker, name: str) -> bool:
     """True for what a file may lack: stages that are never run, and the counters that PyTorch < 0.4.1 did not write."""
-    unused = ("layer4", "classifier") if ARCHITECTURES[architecture].backbone == "mobilenet_v2" else ("layer4", "fc")
-    return name.startswith(tuple(f"{PARTS['backbone']}.{stage}." for stage in unused)) or name.endswith(".num_batches_tracked")
+    idle = tuple(f"{PARTS['backbone']}.{stage}." for stage in tracker.feature_extractor.unused)
+    return name.startswith(idle) or name.endswith(".num_batches_tracked")
 
 
 def guess_architecture(state: Mapping[str, Tensor]) -> str:
     """The architecture whose parameters these are, by names and shapes. RequestError if they are none of ours."""
     for architecture in ARCHITECTURES:
-        shapes = parameter_shapes(architecture)
-        needed = {name for name in shapes if not _optional(architecture, name)}
-        if needed <= state.keys() <= shapes.keys() and all(tuple(state[name].shape) == shapes[name] for name in needed):
+        tracker = blueprint(architecture)
+        own = tracker.state_dict()
+        needed = {name for name in own if not may_be_absent(tracker, name)}
+        if needed <= state.keys() <= own.keys() and all(state[name].shape == own[name].shape for name in needed):
             return architecture
     raise RequestError(
         f"expected the parameters of one of {', '.join(ARCHITECTURES)}, found {len(state)} tensors"
@@ -174,24 +158,11 @@ def guess_architecture(state: Mapping[str, Tensor]) -> str:
     )
 
 
-def with_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gives a plain torchvision ResNet's or MobileNetV2's parameters the names of our backbone; any other state is unchanged."""
-    if any(name.startswith(tuple(f"{word}." for word in PARTS.values())) for name in state):
-        return dict(state)
-    if "features.0.0.weight" in state:
-        return {_mobilenet_name(name): tensor for name, tensor in state.items()}
-    if "conv1.weight" in state and "layer1.0.conv1.weight" in state:
-        return {f"{PARTS['backbone']}.{name}": tensor for name, tensor in state.items()}
-    return dict(state)
-
-
-def _mobilenet_name(name: str) -> str:
-    head, _, rest = name.partition(".")
-    index, _, rest = rest.partition(".") if head == "features" else ("", "", "")
-    for stage, blocks in MOBILENET_STAGES.items():
-        if index.isdecimal() and int(index) in blocks:
-            return f"{PARTS['backbone']}.{stage}.{int(index) - blocks.start}.{rest}"
-    return f"{PARTS['backbone']}.{name}"
+def _with_our_names(tracker: Tracker, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gives the parameters of torchvision's own network of the tracker's backbone our names; any other state is unchanged."""
+    own, backbone = tracker.state_dict(), tracker.feature_extractor
+    ours = {f"{PARTS['backbone']}.{backbone.our_name(name)}": tensor for name, tensor in state.items()}
+    return max(dict(state), ours, key=lambda named: len(own.keys() & named.keys()))
 
 
 def save_weights(

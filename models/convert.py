@@ -15,7 +15,7 @@ import torch
 
 from configs.errors import RequestError
 from configs.files import write_atomic
-from models.checkpoint import _optional, guess_architecture, load_state, read_state, save_weights
+from models.checkpoint import guess_architecture, load_state, may_be_absent, read_state, save_weights
 from models.tracker import ARCHITECTURES, Tracker, build
 
 CONSTRUCTOR_MODULE = "ltr.admin.model_constructor"
@@ -50,7 +50,7 @@ def convert(source: str | Path, target: str | Path, dtype: torch.dtype | None = 
     tracker, metadata = load_tracker(source)
     if packed:
         kept = {key: value for key, value in metadata.items() if key not in ("file", "format", "foreign")}
-        state = {name: value for name, value in tracker.state_dict().items() if not (trim and _optional(tracker.architecture, name))}
+        state = {name: value for name, value in tracker.state_dict().items() if not (trim and may_be_absent(tracker, name))}
         save_weights(state, target, dtype, {**kept, "architecture": tracker.architecture})
     else:
         save_pytracking(tracker, target, legacy)
@@ -97,7 +97,7 @@ def _constructor_class() -> Iterator[type[Any]]:
     """
     words = CONSTRUCTOR_MODULE.split(".")
     names = [".".join(words[: k + 1]) for k in range(len(words))]
-    hidden = {name: sys.modules.get(name) for name in names}
+    hidden = {name: sys.modules[name] for name in names if name in sys.modules}
     kind = type("NetConstructor", (), {"__module__": CONSTRUCTOR_MODULE})
     modules = {name: ModuleType(name) for name in names}
     modules[CONSTRUCTOR_MODULE].NetConstructor = kind  # type: ignore[attr-defined]
@@ -105,7 +105,6 @@ def _constructor_class() -> Iterator[type[Any]]:
     try:
         yield kind
     finally:
-        for name, module in hidden.items():
+        for name in names:
             del sys.modules[name]
-            if module is not None:
-                sys.modules[name] = module
+        sys.modules.update(hidden)

@@ -2,8 +2,9 @@
 
 Letters: B images or pairs, N proposals, S side of the crop, D width of the head; B and N are free in the graphs, S is fixed.
     backbone.onnx    image (B, 3, S, S) -> layer2, layer3
-    modulation.onnx  layer2, layer3, box (B, 4) -> vector3, vector4 (B, D)
-    prediction.onnx  vector3, vector4, layer2, layer3, proposals (B, N, 4) -> prediction (B, N) or (B, N, 4)
+    modulation.onnx  layer2, layer3 of the ref image, box (B, 4) -> vector3, vector4 (B, D)
+    prediction.onnx  vector3, vector4, layer2, layer3 of the test image, proposals (B, N, 4) -> prediction (B, N) or (B, N, 4)
+Where ref and test have sizes of their own, backbone_ref.onnx and backbone_test.onnx take the place of backbone.onnx.
 The gradient of a prediction in the box, which ATOM's refinement climbs, is no graph: it stays PyTorch's.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,53 +21,47 @@ from torch import Tensor, nn
 
 from configs.errors import RunError
 from configs.files import write_atomic
+from configs.schema import PairsConfig
+from models.heads import Head
 from models.tracker import HEAD_LAYERS, Tracker
 
 OPSET = 17
 TOLERANCE = 1e-4
 
 
-class BackboneGraph(nn.Module):
-    """image -> layer2, layer3."""
+class Graph(nn.Module):
+    """One graph to export: a function of a part of the tracker, and the names of its inputs and outputs."""
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, part: nn.Module, function: Callable[..., Any], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         super().__init__()
-        self.backbone = tracker.feature_extractor
+        self.part, self.function, self.inputs, self.outputs = part, function, inputs, outputs
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        maps = self.backbone(image, HEAD_LAYERS)
-        return tuple(maps[layer] for layer in HEAD_LAYERS)
-
-
-class ModulationGraph(nn.Module):
-    """layer2, layer3, box -> the two modulation vectors."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        super().__init__()
-        self.head = tracker.bb_regressor
-
-    def forward(self, layer2: Tensor, layer3: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-        return self.head.modulation(layer2, layer3, box)
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(self.part, *inputs)
 
 
-class PredictionGraph(nn.Module):
-    """vectors, layer2, layer3, proposals -> predictions."""
+def _graphs(tracker: Tracker, pairs: PairsConfig) -> dict[str, Graph]:
+    """The graphs by name."""
+    head, vectors = tracker.bb_regressor, ("vector3", "vector4")
+    backbone = Graph(tracker.feature_extractor, lambda backbone, image: _head_maps(backbone(image, HEAD_LAYERS)), ("image",), HEAD_LAYERS)
+    return {
+        **dict.fromkeys(_backbones(pairs), backbone),
+        "modulation": Graph(head, Head.modulation, (*HEAD_LAYERS, "box"), vectors),
+        "prediction": Graph(head, _predict, (*vectors, *HEAD_LAYERS, "proposals"), ("prediction",)),
+    }
 
-    def __init__(self, tracker: Tracker) -> None:
-        super().__init__()
-        self.head = tracker.bb_regressor
 
-    def forward(self, vector3: Tensor, vector4: Tensor, layer2: Tensor, layer3: Tensor, proposals: Tensor) -> Tensor:
-        return self.head.predict((vector3, vector4), self.head.encode(layer2, layer3), proposals)
+def _predict(head: Head, vector3: Tensor, vector4: Tensor, layer2: Tensor, layer3: Tensor, proposals: Tensor) -> Tensor:
+    return head.predict((vector3, vector4), head.encode(layer2, layer3), proposals)
 
 
-class Graph(NamedTuple):
-    """One graph to export: its module, names of inputs and outputs."""
+def _head_maps(maps: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    return tuple(maps[layer] for layer in HEAD_LAYERS)
 
-    name: str
-    module: nn.Module
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+
+def _backbones(pairs: PairsConfig) -> tuple[str, ...]:
+    """The graphs of the backbone: one where ref and test have one size, else one each."""
+    return ("backbone",) if pairs.ref.size == pairs.test.size else ("backbone_ref", "backbone_test")
 
 
 class Exported(NamedTuple):
@@ -78,8 +73,8 @@ class Exported(NamedTuple):
     error: float
 
 
-def export(tracker: Tracker, folder: str | Path, crop_size: int = 288) -> list[Exported]:
-    """Writes the three graphs (opset 17, float32) into `folder`.
+def export(tracker: Tracker, folder: str | Path, pairs: PairsConfig) -> list[Exported]:
+    """Writes the graphs (opset 17, float32) for pairs of that geometry into `folder`.
 
     RunError where onnx or onnxruntime are missing, or where a graph differs from PyTorch by more than 1e-4 of the largest value.
     """
@@ -89,38 +84,36 @@ def export(tracker: Tracker, folder: str | Path, crop_size: int = 288) -> list[E
     except ImportError as missing:
         raise RunError(f"expected the packages onnx and onnxruntime, found no {missing.name}; pip install onnx onnxruntime") from missing
     tracker = tracker.cpu().eval()
-    graphs = (
-        Graph("backbone", BackboneGraph(tracker), ("image",), HEAD_LAYERS),
-        Graph("modulation", ModulationGraph(tracker), (*HEAD_LAYERS, "box"), ("vector3", "vector4")),
-        Graph("prediction", PredictionGraph(tracker), ("vector3", "vector4", *HEAD_LAYERS, "proposals"), ("prediction",)),
-    )
+    # Another B and N than those of the trace: the free axes are tried too.
+    trials = [_samples(tracker, pairs, count, number) for count, number in ((2, 16), (1, 5))]
     done = []
-    for graph in graphs:
-        content = _traced(graph, _samples(tracker, crop_size, 2, 16)[graph.name])
+    for name, graph in _graphs(tracker, pairs).items():
+        content = _traced(graph, trials[0][name])
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        # Another B and N than those of the trace: the free axes are tried too.
-        trials = [_samples(tracker, crop_size, pairs, number)[graph.name] for pairs, number in ((2, 16), (1, 5))]
-        error = max(_difference(session, graph, inputs) for inputs in trials)
+        error = max(_difference(session, graph, inputs[name]) for inputs in trials)
         if not error <= TOLERANCE:
             raise RunError(
-                f"expected {graph.name}.onnx within {TOLERANCE} of PyTorch, found {error:.1e}; use other versions of onnxruntime or torch"
+                f"expected {name}.onnx within {TOLERANCE} of PyTorch, found {error:.1e}; use other versions of onnxruntime or torch"
             )
-        path = Path(folder) / f"{graph.name}.onnx"
+        path = Path(folder) / f"{name}.onnx"
         write_atomic(path, content)
-        done.append(Exported(graph.name, path, len(content) / 1e6, error))
+        done.append(Exported(name, path, len(content) / 1e6, error))
     return done
 
 
 @torch.no_grad()
-def _samples(tracker: Tracker, crop_size: int, pairs: int, number: int) -> dict[str, tuple[Tensor, ...]]:
+def _samples(tracker: Tracker, pairs: PairsConfig, count: int, number: int) -> dict[str, tuple[Tensor, ...]]:
     """Random inputs of every graph by name, each the PyTorch output of the graph before it."""
-    generator = torch.Generator().manual_seed(pairs)
-    images = torch.randn(pairs, 3, crop_size, crop_size, generator=generator)
-    boxes = crop_size * (0.1 + 0.4 * torch.rand(pairs, number, 4, generator=generator))
-    maps = tracker.features(images, HEAD_LAYERS)
-    both = tuple(maps[layer] for layer in HEAD_LAYERS)
-    vectors = tracker.modulation(maps, boxes[:, 0])
-    return {"backbone": (images,), "modulation": (*both, boxes[:, 0]), "prediction": (*vectors, *both, boxes)}
+    generator = torch.Generator().manual_seed(count)
+    images = [torch.randn(count, 3, image.size, image.size, generator=generator) for image in pairs.images]
+    box, proposals = (
+        image.size * (0.1 + 0.4 * torch.rand(count, boxes, 4, generator=generator))
+        for image, boxes in zip(pairs.images, (1, number), strict=True)
+    )
+    ref, test = (tracker.features(image, HEAD_LAYERS) for image in images)
+    vectors = tracker.modulation(ref, box[:, 0])
+    backbones = {name: (image,) for name, image in zip(_backbones(pairs), images, strict=False)}
+    return {**backbones, "modulation": (*_head_maps(ref), box[:, 0]), "prediction": (*vectors, *_head_maps(test), proposals)}
 
 
 def _traced(graph: Graph, inputs: tuple[Tensor, ...]) -> bytes:
@@ -134,7 +127,7 @@ def _traced(graph: Graph, inputs: tuple[Tensor, ...]) -> bytes:
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         path = Path(folder) / "graph.onnx"
         torch.onnx.export(
-            graph.module.eval(),
+            graph.eval(),
             inputs,
             str(path),
             dynamo=False,
@@ -149,7 +142,7 @@ def _traced(graph: Graph, inputs: tuple[Tensor, ...]) -> bytes:
 @torch.no_grad()
 def _difference(session: Any, graph: Graph, inputs: Sequence[Tensor]) -> float:
     """Largest difference between onnxruntime and PyTorch over the largest PyTorch value."""
-    found = session.run(None, {name: tensor.numpy() for name, tensor in zip(graph.inputs, inputs, strict=True)})
-    expected = graph.module(*inputs)
+    outputs = session.run(None, {name: tensor.numpy() for name, tensor in zip(graph.inputs, inputs, strict=True)})
+    expected = graph(*inputs)
     expected = expected if isinstance(expected, tuple) else (expected,)
-    return max(float((torch.from_numpy(a) - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
+    return max(float((torch.from_numpy(a) - b).abs().max() / b.abs().max()) for a, b in zip(outputs, expected, strict=True))

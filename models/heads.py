@@ -98,10 +98,6 @@ class Head(nn.Module):
             numbers = predictor(hidden.to(predictor.weight.dtype))
         return numbers.reshape((batch, number) if self.numbers == 1 else (batch, number, self.numbers))
 
-    def forward(self, ref: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], ref_box: Tensor, proposals: Tensor) -> Tensor:
-        """ref, test: (layer2, layer3) features; ref_box (B, 4); proposals (B, N, 4) -> as `predict`."""
-        return self.predict(self.modulation(*ref, ref_box), self.encode(*test), proposals)
-
 
 def _modulated(features: Tensor, vector: Tensor, proposals: Tensor, size: int, scale: float) -> Tensor:
     """Pools (B, D, H, W) at the proposals, multiplies per channel by (B, D) and flattens: (B * N, D * size * size).

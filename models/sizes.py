@@ -7,26 +7,25 @@ import copy
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.tracker import PARTS, Tracker, build
+from configs.schema import PairsConfig
+from models.tracker import PARTS, Tracker, blueprint
 
 
 def network_sizes(architecture: str) -> tuple[dict[str, int], int]:
     """layer -> channels, and numbers a proposal, of an architecture; nothing is allocated."""
-    with torch.device("meta"):
-        tracker = build(architecture)
-    return tracker.channels, tracker.numbers
+    tracker = blueprint(architecture)
+    return dict(tracker.channels), tracker.numbers
 
 
-def flops(tracker: Tracker, crop_size: int, proposals: int = 16) -> int:
-    """Multiply-adds of one forward pass over one pair of crops of `crop_size` pixels a side: convolutions and matrix products.
+def flops(tracker: Tracker, pairs: PairsConfig) -> int:
+    """Multiply-adds of one forward pass over one pair of that geometry: convolutions and matrix products.
 
     Counted by running a copy of the tracker on the CPU, so what is never run (layer4, the classifier) does not count.
     """
     still = copy.deepcopy(tracker).cpu().eval()
-    images = torch.zeros(1, 3, crop_size, crop_size)
-    box = torch.tensor([[crop_size / 4, crop_size / 4, crop_size / 2, crop_size / 2]])
+    ref, test = (torch.zeros(1, 3, image.size, image.size) for image in pairs.images)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        still(images, images, box, box[:, None].expand(1, proposals, 4))
+        still(ref, test, torch.zeros(1, 4), torch.zeros(1, pairs.proposals, 4))
     return counter.get_total_flops() // 2  # the counter takes a multiply-add as two operations
 
 
@@ -37,14 +36,15 @@ def parameter_counts(tracker: Tracker) -> tuple[int, int]:
     return everything, everything - sum(parameter.numel() for module in idle for parameter in module.parameters())
 
 
-def describe(tracker: Tracker, crop_size: int) -> dict[str, object]:
+def size_facts(tracker: Tracker, pairs: PairsConfig) -> dict[str, object]:
     """Sizes by name: parameters, parameters_used, megabytes (float32, as run), mflops (10^6 multiply-adds a pair), by part."""
     everything, used = parameter_counts(tracker)
     return {
         "parameters": everything,
         "parameters_used": used,
         "megabytes": round(used * 4 / 1e6, 2),
-        "mflops": round(flops(tracker, crop_size) / 1e6, 1),
-        "crop_size": crop_size,
+        "mflops": round(flops(tracker, pairs) / 1e6, 1),
+        "ref_size": pairs.ref.size,
+        "test_size": pairs.test.size,
         **{f"parameters_{name}": sum(p.numel() for p in tracker.part(name).parameters()) for name in PARTS},
     }

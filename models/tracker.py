@@ -1,19 +1,19 @@
 """The trackers: a backbone, a head, and the forward pass over pairs that training and distillation use.
 
-Letters: B pairs, N proposals, S side of the crop. Boxes are (x, y, w, h), top-left corner, crop pixels, float32.
+Letters: B pairs, N proposals, S side of the crop of either image. Boxes are (x, y, w, h), top-left corner, crop pixels, float32.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from configs.errors import RequestError, nearest
-from models.backbones import Backbone, MobileNetV2, ResNet
+from models.backbones import BACKBONES
 from models.heads import Head
 from models.outputs import LAYERS, Outputs, check_layers
 
@@ -26,7 +26,8 @@ PARTS = {"backbone": "feature_extractor", "head": "bb_regressor"}
 class Architecture:
     """What `build` builds."""
 
-    backbone: Literal["resnet18", "resnet50", "mobilenet_v2"]
+    backbone: str
+    """A row of `BACKBONES`."""
     width: int
     """Channels of the backbone's conv1 (64 is the published ResNet; narrower ones are the thesis' students)."""
     head: int
@@ -57,6 +58,13 @@ def build(architecture: str) -> Tracker:
     return Tracker(architecture)
 
 
+@functools.cache
+def blueprint(architecture: str) -> Tracker:
+    """The named network without numbers (on the meta device): names, shapes, channels. One for all who ask: not to be changed."""
+    with torch.device("meta"):
+        return build(architecture)
+
+
 class Tracker(nn.Module):
     """A tracker's network. `state_dict()` has the names and shapes of the public checkpoints of its architecture."""
 
@@ -65,28 +73,28 @@ class Tracker(nn.Module):
         spec = ARCHITECTURES[architecture]
         self.architecture = architecture
         self.numbers = spec.numbers
-        self.feature_extractor: Backbone
-        if spec.backbone == "mobilenet_v2":
-            self.feature_extractor = MobileNetV2()
-        else:
-            self.feature_extractor = ResNet(50 if spec.backbone == "resnet50" else 18, spec.width)
-        self.channels: dict[str, int] = self.feature_extractor.channels
+        self.feature_extractor = BACKBONES[spec.backbone].make(spec.width)
+        self.channels = self.feature_extractor.channels
         self.bb_regressor = Head((self.channels["layer2"], self.channels["layer3"]), spec.head, spec.numbers)
         self.frozen: tuple[str, ...] = ()
 
     def forward(self, ref: Tensor, test: Tensor, ref_box: Tensor, proposals: Tensor, layers: Iterable[str] = ()) -> Outputs:
-        """ref, test (B, 3, S, S) normalised; ref_box (B, 4); proposals (B, N, 4); layers: features to return, of `LAYERS`.
+        """ref, test (B, 3, S, S) normalised, each with its S; ref_box (B, 4) in ref; proposals (B, N, 4) in test; layers: of `LAYERS`.
 
-        Both images of every pair go through the backbone as one batch of 2B, so in training its BatchNorm sees both.
-        Under autocast the features keep autocast's type; the prediction is float32.
+        Returns the predictions, and of both images the features of the layers asked for. Under autocast the features keep autocast's
+        type; the prediction is float32.
         """
         layers = check_layers(layers)
-        pairs = ref.shape[0]
-        maps = self.feature_extractor(torch.cat((ref, test)), (*layers, *HEAD_LAYERS))
-        first = {layer: features[:pairs] for layer, features in maps.items()}
-        second = {layer: features[pairs:] for layer, features in maps.items()}
+        first, second = self._both(ref, test, (*layers, *HEAD_LAYERS))
         prediction = self.predict(self.modulation(first, ref_box), second, proposals)
         return Outputs(prediction, {layer: first[layer] for layer in layers}, {layer: second[layer] for layer in layers})
+
+    def _both(self, ref: Tensor, test: Tensor, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Features of both images. Of one size they are one batch of 2B, so in training BatchNorm sees both; else each has a pass."""
+        if ref.shape[2:] != test.shape[2:]:
+            return self.feature_extractor(ref, layers), self.feature_extractor(test, layers)
+        maps, pairs = self.feature_extractor(torch.cat((ref, test)), layers), len(ref)
+        return {layer: both[:pairs] for layer, both in maps.items()}, {layer: both[pairs:] for layer, both in maps.items()}
 
     def features(self, images: Tensor, layers: Iterable[str] = LAYERS) -> dict[str, Tensor]:
         """images (B, 3, S, S), normalised -> layer -> (B, C, H, W)."""
@@ -130,48 +138,3 @@ class Tracker(nn.Module):
         for name in self.frozen:
             self.part(name).eval()
         return self
-
-
-class Teacher(nn.Module):
-    """A tracker that only answers: frozen, always in eval mode, without gradients, outputs in float32.
-
-    dtype: autocast type of its forward pass (`float32`, `bfloat16`, `float16`); its weights stay in float32.
-    """
-
-    def __init__(self, tracker: Tracker, dtype: str = "float32") -> None:
-        super().__init__()
-        types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-        if dtype not in types:
-            raise RequestError(f"expected the teacher's dtype among {', '.join(types)}, found {dtype!r}; correct teacher.dtype")
-        self.dtype = types[dtype]
-        self.tracker = tracker
-        tracker.freeze(PARTS)
-        self.train(False)
-
-    def train(self, mode: bool = True) -> Teacher:
-        # A cached target may not depend on which other pairs shared its batch, so BatchNorm never uses batch statistics here.
-        super().train(False)
-        return self
-
-    @property
-    def architecture(self) -> str:
-        return self.tracker.architecture
-
-    @property
-    def channels(self) -> dict[str, int]:
-        return self.tracker.channels
-
-    @property
-    def numbers(self) -> int:
-        return self.tracker.numbers
-
-    @torch.no_grad()
-    def forward(self, ref: Tensor, test: Tensor, ref_box: Tensor, proposals: Tensor, layers: Iterable[str] = ()) -> Outputs:
-        """As `Tracker.forward`. An autocast region around the call does not reach the teacher: its own dtype counts."""
-        with torch.autocast(ref.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            outputs = self.tracker(ref, test, ref_box, proposals, layers)
-        return Outputs(
-            outputs.prediction.float(),
-            {layer: features.float() for layer, features in outputs.ref.items()},
-            {layer: features.float() for layer, features in outputs.test.items()},
-        )

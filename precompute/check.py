@@ -3,51 +3,58 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from configs.catalog import dataset_entry, members
 from configs.cli import Parser
 from configs.errors import RequestError
-from configs.load import dataset_entry, load
-from configs.progress import Progress
-from configs.schema import Pairs
-from precompute.crops import FrameError, read_frame
+from configs.load import load
+from configs.machine import processors
+from configs.progress import ProgressBar
+from configs.schema import PairsConfig
+from pairs.frames import FrameError, read_frame
 from precompute.datasets import Dataset, Problem, open_entry
 
 
-def main(arguments: Sequence[str]) -> int:
+def parser(prog: str) -> Parser:
+    """The options of `main`; prog: what the user has typed before them."""
+    options = Parser(prog=prog, description=__doc__)
+    options.add_argument("dataset", help="names of configs/datasets.yaml, separated by spaces")
+    options.add_argument("--split", choices=("train", "val"), help="look at one split only (default: those of the entry)")
+    options.add_argument("--decode", type=int, default=0, metavar="N", help="read N frames a sequence as well, -1: all (default: 0)")
+    options.add_argument("--most", type=int, default=20, metavar="N", help="problems printed a split, 0: all (default: 20)")
+    options.add_argument("--setting", default="gt", help="setting whose pairs.* say what is usable (default: gt)")
+    options.add_argument("--json", action="store_true", help="print JSON, with all problems")
+    options.add_overrides("overrides of the setting, e.g. pairs.min_frames=10")
+    return options
+
+
+def main(arguments: Sequence[str], prog: str = "python -m precompute check") -> int:
     """The command line `python -m precompute check`; 0: no problem, 1: problems."""
-    parser = Parser(prog="python -m precompute check", description=__doc__)
-    parser.add_argument("dataset", help="a name of configs/datasets.yaml")
-    parser.add_argument("--split", choices=("train", "val"), help="look at one split only (default: those of the entry)")
-    parser.add_argument("--decode", type=int, default=0, metavar="N", help="read N frames a sequence as well, -1: all (default: 0)")
-    parser.add_argument("--most", type=int, default=20, metavar="N", help="problems printed a split, 0: all (default: 20)")
-    parser.add_argument("--setting", default="gt", help="setting whose pairs.* say what is usable (default: gt)")
-    parser.add_argument("--json", action="store_true", help="print JSON, with all problems")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the setting, e.g. pairs.min_frames=10")
-    # intermixed: overrides may follow options
-    options = parser.parse_intermixed_args(arguments)
+    options = parser(prog).parse_args(arguments)
     if options.decode < -1 or options.most < 0:
         raise RequestError("--decode: expected -1 or more and --most: 0 or more, found less; correct them")
     pairs = load(options.setting, options.overrides).pairs
-    entry = dataset_entry(options.dataset)
-    splits = [options.split] if options.split else [split for split in ("train", "val") if split in entry]
-    reports = [look(options.dataset, entry, split, pairs, options.decode, shown=not options.json) for split in splits]
+    reports = []
+    for split in (options.split,) if options.split else ("train", "val"):
+        for name in members(options.dataset, split):
+            entry = dataset_entry(name)
+            if options.split or split in entry:
+                reports.append(look(name, entry, split, pairs, options.decode, shown=not options.json))
     if options.json:
         print(json.dumps(reports, indent=1))
     else:
         for report in reports:
-            print("\n".join(describe(report, options.most)))
+            print("\n".join(report_lines(report, options.most)))
     return int(any(report["problems"] for report in reports))
 
 
-def look(name: str, entry: dict[str, Any], split: str, pairs: Pairs, decode: int = 0, *, shown: bool = False) -> dict[str, Any]:
+def look(name: str, entry: dict[str, Any], split: str, pairs: PairsConfig, decode: int = 0, *, shown: bool = False) -> dict[str, Any]:
     """What one split holds and every problem of it: the JSON form.
 
     decode: frames a sequence that are read too, spread evenly; -1: all. RequestError: the entry itself is wrong, or its root is missing.
@@ -74,19 +81,21 @@ def look(name: str, entry: dict[str, Any], split: str, pairs: Pairs, decode: int
         "frames": len(dataset.boxes),
         "visible": int(dataset.visible.sum()),
         "content_sha256": dataset.content_hash,
-        "problems": [asdict(problem) for problem in problems],
+        "problems": [problem._asdict() for problem in problems],
     }
 
 
-def describe(report: dict[str, Any], most: int) -> list[str]:
+def report_lines(report: dict[str, Any], most: int) -> list[str]:
     """The report as lines, at most `most` problems (0: all)."""
     sequences, frames = report["sequences"] + report["faulty"], report["frames"]
     share = f"{100 * report['usable'] / sequences:.1f} %" if sequences else "none"
     seen = f"{100 * report['visible'] / frames:.1f} %" if frames else "none"
-    lines = [f"{report['dataset']} ({report['split']}), {report['kind']} at {report['root']}"]
-    lines.append(f"  {sequences:,} sequences, {report['usable']:,} usable ({share}), {frames:,} frames, {seen} visible")
     problems = [Problem(**problem) for problem in report["problems"]]
-    lines += [f"  {problem}" for problem in problems[: most or None]]
+    lines = [
+        f"{report['dataset']} ({report['split']}), {report['kind']} at {report['root']}",
+        f"  {sequences:,} sequences, {report['usable']:,} usable ({share}), {frames:,} frames, {seen} visible",
+        *(f"  {problem}" for problem in problems[: most or None]),
+    ]
     hidden = len(problems) - (most or len(problems))
     if hidden > 0:
         lines.append(f"  and {hidden:,} more (--most 0 shows all)")
@@ -102,16 +111,16 @@ def _unreadable(dataset: Dataset, decode: int, shown: bool) -> list[Problem]:
         # a dict: the annotations of an image share its file
         paths.update((dataset.frame_path(sequence, frame), None) for frame in chosen)
 
-    def read(path: Path) -> Problem | None:
+    def read(path: Path) -> list[Problem]:
         try:
             read_frame(path)
         except FrameError as error:
-            return Problem(str(path), 0, str(error))
-        return None
+            return [Problem(str(path), 0, str(error))]
+        return []
 
     problems = []
-    with Progress("frames", len(paths), "frame", shown=shown) as progress, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for problem in pool.map(read, paths):
+    with ProgressBar("frames", len(paths), "frame", shown=shown) as progress, ThreadPoolExecutor(processors()) as pool:
+        for faults in pool.map(read, paths):
             progress.add(1)
-            problems += [problem] if problem else []
+            problems += faults
     return problems

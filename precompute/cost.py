@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+from cache import Cache, Unit
 from configs.errors import RequestError
 from configs.schema import Config
-from precompute.builder import Measured
-from precompute.producer import Producer
-from precompute.teachers import TargetPlan
+from configs.units import size_text
+from precompute.crop_writer import CropWriter
+from precompute.target_writer import Measured
 
 # Pairs that are really cut and encoded for the estimate.
 SAMPLE = 16
@@ -17,39 +19,43 @@ SAMPLE = 16
 MARGIN = 1.05
 
 
-def estimate(producer: Producer, count: int) -> float:
-    """Mean bytes of the two encoded crops of a pair, from the first pairs of the set."""
-    _, crops = producer.cut(0, min(SAMPLE, count))
-    return sum(len(crop.ref) + len(crop.test) for crop in crops) / len(crops)
+def estimate(cache: Cache, writer: CropWriter, targets: Mapping[str, Unit]) -> str:
+    """One line with the bytes a pair of what is missing, the total still to be written and the free space.
 
-
-def describe_and_check(
-    folder: Path, crop_bytes: float, crop_pairs: int, targets: list[tuple[TargetPlan, int]], row_bytes: int, remedy: str
-) -> str:
-    """One line with bytes a pair of what is missing, the total still to be written and the free space.
-
-    crop_pairs: pairs whose crops are missing; targets: each with the number of pairs that lack it; row_bytes: of the pair arrays.
-
-    Raises:
-        RequestError: the disk cannot hold it; the message ends with `remedy`.
+    RequestError: the disk cannot hold it.
     """
-    # what a compressed target takes is known once it is written: the room it may need is all of it
-    items = [f"crops {crop_bytes + row_bytes:,.0f}"] if crop_pairs else []
-    items += [f"{plan.name} {_bound(plan)}{plan.pair_bytes:,}" for plan, pairs in targets if pairs]
-    less = next((bound for plan, pairs in targets if pairs and (bound := _bound(plan))), "")
-    total = MARGIN * (crop_pairs * (crop_bytes + row_bytes) + sum(pairs * plan.pair_bytes for plan, pairs in targets))
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if total > free:
+    items: list[str] = []
+    total, less = 0.0, ""
+    if pairs := _lacking(cache, cache.pairs):
+        _, crops = writer.cut(0, min(SAMPLE, cache.count))
+        each = sum(len(crop.ref) + len(crop.test) for crop in crops) / len(crops) + cache.pairs.spec.pair_bytes
+        items.append(f"crops {each:,.0f}")
+        total += pairs * each
+    for name, unit in targets.items():
+        if pairs := _lacking(cache, unit):
+            # what a compressed target takes is known once it is written: the room it may need is all of it
+            bound = "<= " if any(array.compress for array in unit.arrays.values()) else ""
+            items.append(f"{name} {bound}{unit.spec.pair_bytes:,}")
+            total += pairs * unit.spec.pair_bytes
+            less = less or bound
+    free = free_bytes(cache.path.parent)
+    if total * MARGIN > free:
         raise RequestError(
-            f"disk: expected room for {size(total)} below {folder}, found {size(free)} free; {remedy}, give CACHE_DIR another disk,"
-            " or free some space"
+            f"disk: expected room for {size_text(total * MARGIN)} below {cache.path.parent}, found {size_text(free)} free;"
+            " ask for fewer pairs (PAIRS=...), give CACHE_DIR another disk, or free some space"
         )
-    return f"bytes a pair: {' + '.join(items)}; still to write {less}{size(total)}, free {size(free)}"
+    return f"bytes a pair: {' + '.join(items)}; still to write {less}{size_text(total * MARGIN)}, free {size_text(free)}"
 
 
-def _bound(plan: TargetPlan) -> str:
-    return "<= " if plan.feature_bits is not None else ""
+def _lacking(cache: Cache, unit: Unit) -> int:
+    """Pairs that a unit lacks."""
+    return sum(stop - start for start, stop in map(cache.bounds, unit.missing()))
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where `folder` is or will be."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
 
 
 def break_even(config: Config, measured: Measured) -> str | None:
@@ -66,12 +72,3 @@ def break_even(config: Config, measured: Measured) -> str | None:
         f"break-even: this took {measured.seconds:,.1f} s ({1e3 * teacher:,.1f} ms a pair of it teacher); one run of {config.setting} sees"
         f" {seen:,} pairs, {seen * teacher:,.1f} s of online teacher: the cache has paid for itself after {runs:.2g} runs"
     )
-
-
-def size(count: float) -> str:
-    """Bytes for people, in powers of 1,000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

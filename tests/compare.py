@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 import models
+from precompute.datasets import Dataset
 
 
 def state_of(students: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -25,3 +26,8 @@ def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder but the records of work."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != "history.jsonl")
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def frames_of(data: Dataset, sequence: int) -> slice:
+    """The rows of a sequence in the data set's arrays over all frames."""
+    return slice(data.offsets[sequence], data.offsets[sequence + 1])

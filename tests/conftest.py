@@ -14,8 +14,8 @@ for _name in ("CACHE_DIR", "RUN_DIR", "DEMO_ROOT", "DATASETS", "TEACHONCE_INDEX"
 @pytest.fixture(scope="session")
 def demo_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set of the demo's generator: 4 + 2 sequences of 24 frames."""
-    from precompute import demo
+    from precompute.demo.generate import Request, generate
 
     root = tmp_path_factory.mktemp("video") / "demo"
-    demo.generate(root, demo.Request(train=4, val=2, frames=24, seed=0), jobs=1)
+    generate(root, Request(train=4, val=2, frames=24, seed=0), jobs=1)
     return root

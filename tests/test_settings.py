@@ -21,14 +21,15 @@ from cache import Cache
 from configs import Config
 from configs.cli import run
 from kdlosses import TARGETS, Objective
+from models import TeacherSpec
 from tests.compare import digests, moved, state_of
-from train import checkpoint, record
+from train import checkpoint
 from train.log import read_metrics
-from train.sources import TeacherSource
+from train.reports import run_folder
 from train.students import build_students
 
 STEPS = 2
-PAIRS = ("pairs.count=48", "pairs.val_count=16", "pairs.crop_size=64", "train.feed=torch")
+PAIRS = ("pairs.count=48", "pairs.val_count=16", "pairs.ref.size=64", "pairs.test.size=64", "train.feed=torch")
 QUICK = ("train.batch=4", f"train.batches={STEPS}", "train.epochs=1", "train.val_batches=1", "train.log_every=1", "train.device=cpu")
 BARE = ("train.check_pairs=0", "train.pictures=0", "train.feed_threads=1")
 # a random MobileNet stands for DRNet's ResNet-50, whose weights no test carries
@@ -90,11 +91,11 @@ def box_teacher(folder: Path) -> Path:
 
 def targets(folder: Path) -> set[tuple[str, str]]:
     """(teacher, target) of the caches of both splits, which must hold the same, completely."""
-    found = [Cache.open(path) for path in sorted(folder.glob("demo-*"))]
-    assert len(found) in (0, 2) and all(not one.pairs.missing() for one in found)
-    held = [set(one.targets()) for one in found] or [set()]
-    assert all(one.target(*name).complete for one in found for name in one.targets())
-    assert all(one == held[0] for one in held)
+    caches = [Cache.open(path) for path in sorted(folder.glob("demo-*"))]
+    assert len(caches) in (0, 2) and all(not cache.pairs.missing() for cache in caches)
+    held = [set(cache.targets()) for cache in caches] or [set()]
+    assert all(unit.complete for cache in caches for unit in cache.targets().values())
+    assert all(names == held[0] for names in held)
     return held[0]
 
 
@@ -121,20 +122,23 @@ def test_each_setting_adds_only_its_targets_and_changes_no_old_byte(place):
 def test_a_setting_trains_from_the_cache_alone_with_its_own_losses_and_frozen_parts(place, setting, monkeypatch):
     config = small(setting, place.folder)
     ends: list[dict[str, torch.Tensor]] = []
-    save, build = checkpoint.save, runs.objectives
+    save, build = checkpoint.save, runs.build_objectives
     objectives: list[Objective] = []
     plain: list[dict[str, list[float]]] = []
 
     def watched(*arguments: Any) -> list[Objective]:
         objectives.extend(build(*arguments))
-        plain.extend(unweighted(one) for one in objectives)
+        plain.extend(unweighted(objective) for objective in objectives)
         return objectives
 
-    monkeypatch.setattr(runs, "objectives", watched)
-    monkeypatch.setattr(
-        checkpoint, "save", lambda path, progress, students, *rest: (ends.append(state_of(students)), save(path, progress, students, *rest))
-    )
-    monkeypatch.setattr(TeacherSource, "load", lambda *_: pytest.fail("a run from the cache must not start a teacher"))
+    monkeypatch.setattr(runs, "build_objectives", watched)
+
+    def keep(path: Path, position: Any, students: torch.nn.Module, *rest: Any) -> None:
+        ends.append(state_of(students))
+        save(path, position, students, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", keep)
+    monkeypatch.setattr(TeacherSpec, "load", lambda *_: pytest.fail("a run from the cache must not start a teacher"))
     folder = runs.run(config)
     phases = config.phases_or_one()
 
@@ -154,7 +158,7 @@ def test_a_setting_trains_from_the_cache_alone_with_its_own_losses_and_frozen_pa
         assert moved(trained, end) == set(models.PARTS) - set(phase.freeze)
         trained = end
 
-    files = [(config.student, record.STUDENT), *([(config.second_student, record.SECOND)] if config.second_student else [])]
+    files = [(config.student, run_folder.STUDENT), *([(config.second_student, run_folder.SECOND)] if config.second_student else [])]
     for number, (section, name) in enumerate(files):
         models.load_weights(models.build(section.architecture), folder / name)
         assert all(torch.equal(value, trained[f"trackers.{number}.{key}"]) for key, value in load_file(folder / name).items())
@@ -164,6 +168,7 @@ def unweighted(objective: Objective) -> dict[str, list[float]]:
     """Term -> its values without weight at the training steps, filled as the run goes on."""
     found: dict[str, list[float]] = {}
     for prefix, terms in zip(("dull/", "intelligent/") if objective.mutual else ("",), objective.terms, strict=True):
+        assert isinstance(terms, torch.nn.ModuleDict)
         for name, module in terms.items():
             values = found.setdefault(prefix + name, [])
             module.register_forward_hook(

@@ -14,12 +14,12 @@ import train.__main__ as training
 from configs.cli import run
 
 TINY = "atom_resnet18tiny"
-SMALL = ("pairs.count=32", "pairs.val_count=8", "pairs.crop_size=64", "train.feed=torch")
+SMALL = ("pairs.count=32", "pairs.val_count=8", "pairs.ref.size=64", "pairs.test.size=64", "train.feed=torch")
 SHORT = ("train.batch=4", "train.batches=4", "train.epochs=1", "train.val_batches=1", "train.device=cpu", "train.pictures=0")
 
 
 @pytest.fixture
-def teacher(demo_video, tmp_path, monkeypatch) -> Callable[..., Path]:
+def teacher(demo_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """(overrides) -> the weights that setting atom_paper leaves, always at the same path."""
     torch.set_num_threads(1)
     folders = {

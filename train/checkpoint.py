@@ -15,15 +15,15 @@ from configs import RunError
 from configs.files import atomic_writer
 
 FILE = "checkpoint.pt"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
-class Progress:
+class Position:
     """Where a run stands. Counts are of finished work, over all phases.
 
     `phase` is the phase that the next epoch belongs to; `seconds` is the time spent training so far.
-    `sources` names what was trained from (fingerprints of the caches and of the teacher), so that a run does not go on from others.
+    `inputs` names what was trained from (fingerprints of the caches and of the teacher), so that a run does not go on from others.
     """
 
     phase: int = 0
@@ -31,14 +31,14 @@ class Progress:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
-    sources: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
 
 
-def save(path: Path, progress: Progress, students: nn.Module, objective: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
-    """Writes students, objective, optimizer, schedule, progress and the random state of torch in one step (`atomic_writer`)."""
+def save(path: Path, position: Position, students: nn.Module, objective: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
+    """Writes students, objective, optimizer, schedule, position and the random state of torch in one step (`atomic_writer`)."""
     state: dict[str, Any] = {
         "version": VERSION,
-        "progress": asdict(progress),
+        "position": asdict(position),
         "students": students.state_dict(),
         "objective": objective.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -50,8 +50,8 @@ def save(path: Path, progress: Progress, students: nn.Module, objective: nn.Modu
         torch.save(state, stream)
 
 
-def load(path: Path) -> tuple[Progress, dict[str, Any]] | None:
-    """The progress and the state that `save` wrote (tensors on the CPU), or None where there is no checkpoint.
+def load(path: Path) -> tuple[Position, dict[str, Any]] | None:
+    """The position and the state that `save` wrote (tensors on the CPU), or None where there is no checkpoint.
 
     Raises:
         RunError: the file is not a checkpoint of this version.
@@ -66,7 +66,7 @@ def load(path: Path) -> tuple[Progress, dict[str, Any]] | None:
         raise RunError(f"{path}: expected a checkpoint, found a file that does not load; delete it to start the run anew") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise RunError(f"{path}: expected a checkpoint of version {VERSION}, found another; delete the run's folder to start anew")
-    return Progress(**state["progress"]), state
+    return Position(**state["position"]), state
 
 
 def restore(state: dict[str, Any], students: nn.Module) -> None:

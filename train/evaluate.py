@@ -10,14 +10,14 @@ correlation: Pearson's, of predicted with true IoU over all proposals (DRNet: of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdlosses import Pairs
 from kdlosses.labels import label
-from models.boxes import box_iou
+from pairs.batch import Boxes
+from pairs.boxes import box_iou
 
 PREFIXES = ("", "second_")
 
@@ -29,15 +29,15 @@ class Agreement:
         # count, |error|; count, x, y, xx, yy, xy
         self.sums = torch.zeros(8, dtype=torch.float64, device=device)
 
-    def add(self, prediction: Tensor, pairs: Pairs) -> None:
+    def add(self, prediction: Tensor, boxes: Boxes) -> None:
         """prediction (B, N) labels or (B, N, 4) box numbers."""
-        wanted = label(pairs, 1 if prediction.ndim == 2 else 4)
+        wanted = label(boxes, 1 if prediction.ndim == 2 else 4)
         if prediction.ndim == 2:
             # IoU units; correlation is the same in both
             prediction, wanted = (prediction + 1) / 2, (wanted + 1) / 2
             error = (prediction - wanted).abs()
         else:
-            error = 1 - box_iou(refined(prediction, pairs.proposals), pairs.test_box[:, None])
+            error = 1 - box_iou(refined(prediction, boxes.proposals), boxes.test_box[:, None])
         x, y, error = prediction.double().flatten(), wanted.double().flatten(), error.double()
         count, size = x.new_full((), x.numel()), x.new_full((), error.numel())
         self.sums += torch.stack([size, error.sum(), count, x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
@@ -61,24 +61,12 @@ def refined(numbers: Tensor, proposals: Tensor) -> Tensor:
     return torch.cat([centres - grown / 2, grown], dim=-1)
 
 
-def chosen_boxes(prediction: Tensor, pairs: Pairs) -> Tensor:
+def chosen_boxes(prediction: Tensor, boxes: Boxes) -> Tensor:
     """What a tracker would answer: ATOM the proposal with the highest prediction, DRNet the mean refined box. (B, 4)."""
     if prediction.ndim == 2:
         rows = torch.arange(len(prediction), device=prediction.device)
-        return pairs.proposals[rows, prediction.argmax(1)]
-    return refined(prediction, pairs.proposals).mean(1)
-
-
-class Sample(NamedTuple):
-    """Pairs of the first validation batch, for pictures; P of them."""
-
-    ref: Tensor
-    """(P, 3, S, S) normalised"""
-    test: Tensor
-    pairs: Pairs
-    student: Tensor
-    """(P, N) or (P, N, 4)"""
-    teacher: Tensor | None
+        return boxes.proposals[rows, prediction.argmax(1)]
+    return refined(prediction, boxes.proposals).mean(1)
 
 
 class Validation:
@@ -90,21 +78,20 @@ class Validation:
         self.teacher = Agreement(device)
         self.totals: dict[str, Tensor] = {}
         self.weight = 0
-        self.sample: Sample | None = None
 
-    def add(self, terms: Mapping[str, Tensor], predictions: Iterable[Tensor], pairs: Pairs, teacher: Tensor | None) -> None:
+    def add(self, terms: Mapping[str, Tensor], predictions: Iterable[Tensor], boxes: Boxes, teacher: Tensor | None) -> None:
         """One batch: its named terms (weighted by its pairs in the mean), each student's predictions and, where known, the teacher's."""
-        count = len(pairs.test_box)
+        count = len(boxes)
         self.weight += count
         for name, term in terms.items():
             value = term.detach().double() * count
             self.totals[name] = self.totals[name] + value if name in self.totals else value
         for agreement, prediction in zip(self.agreements, predictions, strict=True):
-            agreement.add(prediction, pairs)
+            agreement.add(prediction, boxes)
         if teacher is not None:
-            self.teacher.add(teacher.float(), pairs)
+            self.teacher.add(teacher.float(), boxes)
 
-    def result(self) -> dict[str, object]:
+    def result(self) -> dict[str, Any]:
         """loss, terms, iou_error, correlation (those of a second student behind `second_`), and the teacher's behind `teacher_`.
 
         Under torch.distributed the sums of all processes; every process must call it.
@@ -112,16 +99,25 @@ class Validation:
         names = sorted(self.totals)
         agreements = (*self.agreements, self.teacher)
         weight = torch.tensor([self.weight], dtype=torch.float64, device=self.device)
-        shared = torch.cat([torch.stack([self.totals[name] for name in names]), *(one.sums for one in agreements), weight])
+        shared = torch.cat([torch.stack([self.totals[name] for name in names]), *(agreement.sums for agreement in agreements), weight])
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(shared)
         values = shared[: len(names)] / shared[-1]
-        for index, one in enumerate(agreements):
-            one.sums = shared[len(names) + 8 * index : len(names) + 8 * (index + 1)]
+        for index, agreement in enumerate(agreements):
+            agreement.sums = shared[len(names) + 8 * index : len(names) + 8 * (index + 1)]
         terms = dict(zip(names, values.tolist(), strict=True))
-        found: dict[str, object] = {"loss": sum(terms.values()), "terms": terms}
+        numbers: dict[str, Any] = {"loss": sum(terms.values()), "terms": terms}
         for prefix, agreement in zip(PREFIXES, self.agreements, strict=False):
-            found |= {prefix + name: value for name, value in agreement.result().items()}
+            numbers |= {prefix + name: value for name, value in agreement.result().items()}
         if self.teacher.sums[0] > 0:
-            found |= {f"teacher_{name}": value for name, value in self.teacher.result().items()}
-        return found
+            numbers |= {f"teacher_{name}": value for name, value in self.teacher.result().items()}
+        return numbers
+
+
+def summary(epoch: int, result: dict[str, Any]) -> str:
+    """A validation in one line."""
+    line = f"validation after epoch {epoch}: loss {result['loss']:.4g}, IoU error {result['iou_error']:.4f},"
+    line += f" correlation {result['correlation']:.3f}"
+    if "teacher_iou_error" in result:
+        line += f" (teacher: {result['teacher_iou_error']:.4f}, {result['teacher_correlation']:.3f})"
+    return line

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: metrics.jsonl, TensorBoard, a progress bar or plain lines.
+"""What a run leaves to look at: metrics.jsonl, TensorBoard, pictures/, a progress bar or plain lines.
 
 metrics.jsonl holds one JSON object a line. kind=train: `step` (steps finished), `epoch` (running, from 1), `phase` (from 1), `loss`
 and `terms` (means since the last line), `lr` by group, `pairs_per_s`, `wait_share` (share of time waiting for data), `cached_share`
@@ -15,12 +15,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
 from configs.files import write_atomic
 
 METRICS = "metrics.jsonl"
+PICTURES = "pictures"
 # Seconds between two plain lines where there is no terminal to draw a bar on.
 QUIET = 10.0
 
@@ -74,10 +76,14 @@ class RunLog:
                 if isinstance(value, int | float) and math.isfinite(value):
                     self._events.add_scalar(f"{kind}/{name}", value, step)
 
-    def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """Adds an (H, W, 3) uint8 picture to TensorBoard."""
+    def picture(self, image: np.ndarray, epoch: int, step: int) -> None:
+        """Writes an (H, W, 3) uint8 RGB picture of pairs as pictures/epochNNNN.png and to TensorBoard."""
+        if not self.writes:
+            return
+        encoded = cv2.imencode(".png", image[..., ::-1])[1]
+        write_atomic(self.folder / PICTURES / f"epoch{epoch:04d}.png", encoded.tobytes())
         if self._events is not None:
-            self._events.add_image(name, image, step, dataformats="HWC")
+            self._events.add_image("pairs", image, step, dataformats="HWC")
 
     def say(self, text: str) -> None:
         """Prints lines for the user, above the bar where there is one."""
@@ -125,7 +131,7 @@ def _plain(value: Any) -> Any:
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    leaves: list[tuple[str, Any]] = []
     for key, value in values.items():
-        found += _leaves(value, f"{prefix}{key}/") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return found
+        leaves += _leaves(value, f"{prefix}{key}/") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return leaves

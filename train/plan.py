@@ -9,10 +9,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import configs
 from configs import Config, RequestError
-from configs.load import SETTINGS, yaml_value
+from configs.catalog import members
+from configs.load import SETTINGS
+from configs.overrides import yaml_value
 from kdlosses import TARGETS
 
 # What one cache holds of each target: "" = all of it, else why it cannot be used ("3 of 32 parts missing").
@@ -23,7 +26,7 @@ ABSENT = "not in the cache"
 
 
 @dataclass(frozen=True)
-class Sources:
+class Origin:
     """Where the targets of one phase come from, in one split."""
 
     cached: tuple[str, ...] = ()
@@ -31,7 +34,7 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """One line of the table: one term of one phase."""
 
     phase: int
@@ -50,15 +53,15 @@ class Plan:
     `fresh` is for the batches with fresh augmentation (train.mix, or all of them with train.augment=fresh), `train` for the others.
     """
 
-    rows: tuple[Row, ...]
-    train: tuple[Sources, ...]
-    fresh: tuple[Sources, ...]
-    val: tuple[Sources, ...]
+    rows: tuple[PlanRow, ...]
+    train: tuple[Origin, ...]
+    fresh: tuple[Origin, ...]
+    val: tuple[Origin, ...]
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any batch of the run starts the teacher."""
-        return any(sources.online for sources in (*self.train, *self.fresh, *self.val))
+        return any(origin.online for origin in (*self.train, *self.fresh, *self.val))
 
     def table(self) -> str:
         """The plan as an aligned text table, one term a line."""
@@ -70,7 +73,7 @@ class Plan:
         return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(line, widths, strict=False)), line[-1]]) for line in lines)
 
 
-def make_plan(config: Config, needs: Sequence[TermNeeds], train: Held, val: Held, weights: str | None) -> Plan:
+def make_plan(config: Config, needs: Sequence[TermNeeds], train: Held, val: Held, weights: Path | str | None) -> Plan:
     """Decides for each term of each phase: cache, online teacher or none.
 
     Args:
@@ -82,31 +85,22 @@ def make_plan(config: Config, needs: Sequence[TermNeeds], train: Held, val: Held
     Raises:
         RequestError: a target is neither cached (or may not be used) nor computable here; names the command that adds it.
     """
-    phases = config.phases_or_one()
     wanted = [tuple(dict.fromkeys(target for targets in phase.values() for target in targets)) for phase in needs]
     augment = config.train.augment
     training = tuple(_training(config, targets, train, weights, augment) for targets in wanted)
-    fresh = tuple(Sources() for _ in wanted)
+    fresh = tuple(Origin() for _ in wanted)
     if config.train.mix > 0 or augment == "fresh":
         fresh = tuple(_training(config, targets, train, weights, "fresh") for targets in wanted)
     validation = tuple(_cached_or_online(config, targets, (), val, weights, "val") for targets in wanted)
     rows = [
-        _row(
-            config,
-            number,
-            term,
-            phase.losses.active()[term].weight,
-            tuple(terms[term]),
-            (training[number], fresh[number], validation[number]),
-            train,
-        )
-        for number, (phase, terms) in enumerate(zip(phases, needs, strict=True))
-        for term in terms
+        _row(config, number, term, tuple(targets), (training[number], fresh[number], validation[number]), train)
+        for number, terms in enumerate(needs)
+        for term, targets in terms.items()
     ]
     return Plan(tuple(rows), training, fresh, validation)
 
 
-def foreign(config: Config, target: str, augment: str) -> str:
+def why_not_cached(config: Config, target: str, augment: str) -> str:
     """Why a cached target does not belong to batches of this augmentation (replay, fresh, none); "" where it does.
 
     Every target belongs to the images that the teacher saw; one with a number a proposal belongs to the recorded proposals as well.
@@ -125,9 +119,9 @@ def foreign(config: Config, target: str, augment: str) -> str:
     return ""
 
 
-def _training(config: Config, targets: tuple[str, ...], held: Held, weights: str | None, augment: str) -> Sources:
+def _training(config: Config, targets: tuple[str, ...], held: Held, weights: Path | str | None, augment: str) -> Origin:
     """Where the targets of training batches of one augmentation come from."""
-    reasons = {target: why for target in targets if (why := foreign(config, target, augment))}
+    reasons = {target: why for target in targets if (why := why_not_cached(config, target, augment))}
     if config.train.teacher == "online":
         reasons = {target: reasons.get(target, "train.teacher=online") for target in targets}
     if reasons:
@@ -136,28 +130,28 @@ def _training(config: Config, targets: tuple[str, ...], held: Held, weights: str
 
 
 def _cached_or_online(
-    config: Config, targets: tuple[str, ...], online: Collection[str], held: Held, weights: str | None, split: str
-) -> Sources:
+    config: Config, targets: tuple[str, ...], online: Collection[str], held: Held, weights: Path | str | None, split: str
+) -> Origin:
     """`online` for sure, the others from the cache, or online too where it lacks them and the weights are at hand.
 
     Validation always replays the recorded pairs, so what is cached is right there whatever the training does.
     """
     missing = {target: reason for target in targets if target not in online and (reason := held.get(target, ABSENT))}
     if missing and (config.train.teacher == "cached" or weights is None):
-        found = "; ".join(f"{target}: {reason}" for target, reason in missing.items())
+        reasons = "; ".join(f"{target}: {reason}" for target, reason in missing.items())
         other = "" if weights is not None else " (with the TEACHER=FILE that the cache was made with)"
         if config.train.teacher != "cached":
             other += ", or give the teacher's weights with teacher.weights=FILE to compute it online"
         name = (config.teacher.name or config.teacher.architecture) if config.teacher is not None else "(none)"
         raise RequestError(
-            f"teacher {name}: expected its targets {', '.join(missing)} in the {split} cache, found {found};"
+            f"teacher {name}: expected its targets {', '.join(missing)} in the {split} cache, found {reasons};"
             f" run `{cache_command(config, split)}` to add it{other}"
         )
     computed = tuple(target for target in targets if target in online or target in missing)
-    return Sources(tuple(target for target in targets if target not in computed), computed)
+    return Origin(tuple(target for target in targets if target not in computed), computed)
 
 
-def _require_teacher(config: Config, reasons: Mapping[str, str], weights: str | None) -> None:
+def _require_teacher(config: Config, reasons: Mapping[str, str], weights: Path | str | None) -> None:
     """RequestError where targets must be computed online and may not be, or cannot be."""
     why = "; ".join(dict.fromkeys(reasons.values()))
     if config.train.teacher == "cached":
@@ -172,25 +166,17 @@ def _require_teacher(config: Config, reasons: Mapping[str, str], weights: str | 
         )
 
 
-def _row(
-    config: Config,
-    phase: int,
-    term: str,
-    weight: float,
-    targets: tuple[str, ...],
-    sources: tuple[Sources, Sources, Sources],
-    held: Held,
-) -> Row:
-    """sources: of training batches, of fresh ones, of validation."""
-    train, fresh, val = sources
+def _row(config: Config, phase: int, term: str, targets: tuple[str, ...], origins: tuple[Origin, Origin, Origin], held: Held) -> PlanRow:
+    """origins: of training batches, of fresh ones, of validation."""
+    train, fresh, val = origins
     train_from, val_from = _where(targets, train), _where(targets, val)
     mix = config.train.mix
-    of_fresh = [why for target in targets if (why := foreign(config, target, "fresh"))] if mix > 0 else []
+    of_fresh = [why for target in targets if (why := why_not_cached(config, target, "fresh"))] if mix > 0 else []
     if not targets:
         why = "needs no teacher"
     elif of_fresh:
         train_from, why = f"{train_from}, {mix:.0%} {_where(targets, fresh)}", f"train.mix={mix:g}: {of_fresh[0]}"
-    elif reasons := [why for target in targets if (why := foreign(config, target, config.train.augment))]:
+    elif reasons := [why for target in targets if (why := why_not_cached(config, target, config.train.augment))]:
         why = reasons[0]
     elif config.train.teacher == "online":
         why = "train.teacher=online"
@@ -198,13 +184,31 @@ def _row(
         why = "; ".join(f"{target}: {reason}" for target, reason in absent.items()) + "; the weights are at hand"
     else:
         why = "belongs to the batches, complete in the cache"
-    return Row(phase, term, weight, targets, train_from, val_from, why)
+    weight = config.phases_or_one()[phase].losses.active()[term].weight
+    return PlanRow(phase, term, weight, targets, train_from, val_from, why)
 
 
-def _where(targets: Iterable[str], sources: Sources) -> str:
+def _where(targets: Iterable[str], origin: Origin) -> str:
     targets = tuple(targets)
-    kinds = [kind for kind, names in (("cache", sources.cached), ("online teacher", sources.online)) if set(names) & set(targets)]
+    kinds = [kind for kind, names in (("cache", origin.cached), ("online teacher", origin.online)) if set(names) & set(targets)]
     return " + ".join(kinds) or "none"
+
+
+def datasets_of(config: Config, split: str) -> dict[str, str]:
+    """Data set -> the word that the user typed for it, of a split, in order; a mixture stands for its list of that split."""
+    words: dict[str, str] = {}
+    for word in str(config.dataset if split == "train" else config.val_dataset or config.dataset).split():
+        for name in _known_members(word, split):
+            words.setdefault(name, word)
+    return words
+
+
+def _known_members(word: str, split: str) -> tuple[str, ...]:
+    try:
+        return members(word, split)
+    except RequestError:
+        # a data set of another machine's catalog: its cache may be here all the same
+        return (word,)
 
 
 def cache_command(config: Config, split: str, dataset: str | None = None) -> str:

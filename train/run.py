@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,18 @@ import models
 from cache.identity import flatten
 from configs import Config, RequestError
 from configs.files import write_atomic
-from kdlosses import Objective
-from train import checkpoint, record
-from train.checkpoint import Progress
+from configs.machine import processors
+from kdlosses import LiveTeacher, Objective, build_objectives
+from train import checkpoint
+from train.check import check_cache, decoder_note
+from train.checkpoint import Position
+from train.data.feed import Feed, FeedSpec
+from train.data.order import InOrder, Order
+from train.inputs import Inputs, adopt_projection, held, open_inputs, resolve_dataset
 from train.log import RunLog
 from train.loop import PhaseLoop, Setup
-from train.online import OnlineTeacher, check_cache, decoder_note
 from train.plan import Plan, make_plan
-from train.sources import Sources, adopt_projection, held, objectives, open_sources, resolve_dataset
+from train.reports import run_folder
 from train.students import Students, build_students
 
 # What may differ between the beginning and the rest of a run: none of it is meant to change a number.
@@ -44,9 +49,9 @@ def run(config: Config) -> Path:
         RunError: a loss is not finite; the cache does not hold what the live teacher says.
     """
     config = resolve_dataset(config)
-    folder = record.run_folder(config)
+    folder = run_folder.folder_of(config)
     _refuse_other(config, folder)
-    if (folder / record.RESULT).is_file():
+    if (folder / run_folder.RESULT).is_file():
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"{folder}: this run has finished; another train.name, or deleting the folder, starts it anew\nrun: {folder}")
         return folder
@@ -65,7 +70,7 @@ def processes(config: Config) -> Iterator[tuple[torch.device, int, int]]:
         RequestError: an unknown device, none of that kind, or a batch that the processes cannot share.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = pick_device(config.train.device)
+    device = models.pick_device(config.train.device)
     if config.train.batch % world:
         raise RequestError(f"train.batch: expected a multiple of {world} processes, found {config.train.batch}; change train.batch or GPUS")
     if device.type == "cuda":
@@ -82,145 +87,192 @@ def processes(config: Config) -> Iterator[tuple[torch.device, int, int]]:
             torch.distributed.destroy_process_group()
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto`: this process' GPU, else the processor."""
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    try:
-        device = torch.device("cpu" if name == "auto" else name)
-    except RuntimeError as error:
-        raise RequestError(f"train.device: expected auto, cpu, cuda or cuda:n, found '{name}'; correct it") from error
-    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-        raise RequestError(f"train.device: expected a CUDA device for '{name}', found {torch.cuda.device_count()}; use auto or cpu")
-    return device
-
-
-def prepare(config: Config) -> tuple[Sources, list[Objective], Plan]:
+def prepare(config: Config) -> tuple[Inputs, list[Objective], Plan]:
     """Caches, teacher, objectives and plan: everything that can be refused before a run begins."""
-    sources = open_sources(config)
-    objective = objectives(config, sources.teacher)
-    weights = sources.teacher.weights if sources.teacher is not None else None
-    needs = [{name: term.targets for name, term in one.per_term.items()} for one in objective]
-    train, val = (
-        {name: why for one in objective for name, why in held(caches, sources.teacher, one).items()}
-        for caches in (sources.train, sources.val)
-    )
-    return sources, objective, make_plan(_with_weights(config, sources), needs, train, val, str(weights) if weights else None)
+    inputs = open_inputs(config)
+    teacher = inputs.teacher
+    objectives = build_objectives(config, teacher.architecture if teacher is not None else None)
+    needs = [{name: term.targets for name, term in objective.per_term.items()} for objective in objectives]
+    train, val = (held(config, caches, teacher, objectives) for caches in (inputs.train, inputs.val))
+    return inputs, objectives, make_plan(_with_weights(config, inputs), needs, train, val, teacher.weights if teacher is not None else None)
 
 
-def _with_weights(config: Config, sources: Sources) -> Config:
+def _with_weights(config: Config, inputs: Inputs) -> Config:
     """The configuration with the teacher's file that was found, so that a command which adds targets names it."""
-    source = sources.teacher
-    if config.teacher is None or source is None or source.weights in (None, models.DEMO_TEACHER):
+    teacher = inputs.teacher
+    if config.teacher is None or teacher is None or teacher.weights in (None, models.DEMO_TEACHER):
         return config
-    return config.model_copy(update={"teacher": config.teacher.model_copy(update={"weights": str(source.weights)})})
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update={"weights": str(teacher.weights)})})
 
 
 def _train(config: Config, folder: Path, device: torch.device, rank: int, world: int) -> None:
-    sources, objective, plan = prepare(config)
+    inputs, objectives, plan = prepare(config)
     loaded = checkpoint.load(folder / checkpoint.FILE)
-    progress, state = loaded if loaded is not None else (Progress(sources=sources.identity()), None)
-    _refuse_other_sources(progress, sources, folder)
-    log = RunLog(folder, progress.step, writes=rank == 0)
+    position, state = loaded if loaded is not None else (Position(inputs=inputs.identity()), None)
+    _refuse_other_inputs(position, inputs, folder)
+    log = RunLog(folder, position.step, writes=rank == 0)
+    setup = Setup(config, device, rank, world, inputs, plan, objectives, None, folder, log)
     try:
         if rank == 0:
-            write_atomic(folder / record.CONFIG, configs.dump(config))
-        teacher = _announce(config, sources, objective, plan, progress, device, log)
-        students, notes = build_students(config)
-        for note in notes:
-            log.say(note)
-        if state is not None:
-            checkpoint.restore(state, students)
-        students.to(device)
-        if config.train.channels_last:
-            students.to(memory_format=torch.channels_last)
-        if world > 1 and device.type == "cuda":
-            # batch statistics over all processes, as on one device
-            students = torch.nn.SyncBatchNorm.convert_sync_batchnorm(students)
-        if config.train.compile:
-            students.compile()
-        setup = Setup(config, device, rank, world, sources, plan, objective, teacher, folder, log)
-        while progress.phase < len(plan.train):
-            phase = PhaseLoop(setup, students, progress.phase, progress)
-            if state is not None and progress.phase_epoch > 0:
+            write_atomic(folder / run_folder.CONFIG, configs.dump(config))
+        _announce(setup, position)
+        for objective, origin in zip(objectives, plan.train, strict=True):
+            adopt_projection(objective, inputs.train[0], inputs.teacher, origin.cached)
+        # building networks draws random numbers; the run's own are drawn later, from its seed
+        teacher = _load_teacher(setup, position)
+        _check_caches(setup, position, teacher)
+        setup.teacher = teacher if plan.needs_teacher else None
+        students = _students(setup, state)
+        for number in range(position.phase, len(plan.train)):
+            phase = PhaseLoop(setup, students, number, position)
+            if state is not None and position.phase_epoch > 0:
                 phase.restore(state)
             state = None
-            phase.run()
+            train, val = feeds_of(setup, number)
+            with closing(train), closing(val):
+                phase.run(train, val)
         if rank == 0:
-            _finish(setup, students, progress)
+            _finish(setup, students, position)
     finally:
         log.close()
 
 
-def _announce(
-    config: Config, sources: Sources, objective: list[Objective], plan: Plan, progress: Progress, device: torch.device, log: RunLog
-) -> OnlineTeacher | None:
-    """Says what the run will do, checks the cache against the live teacher, and returns that teacher if the run needs it."""
-    steps, pairs = record.budget(config)
-    log.say(f"{config.setting}: {config.student.architecture}, {steps:,} steps of {config.train.batch} = {pairs:,} pairs, on {device}")
-    log.say("caches: " + ", ".join(str(one.path) for one in (*sources.train, *sources.val)))
-    log.say(plan.table())
-    source = sources.teacher
-    if source is not None and source.note:
-        log.say(source.note)
-    for number, one in enumerate(objective):
-        adopt_projection(one, sources.train[0], source, plan.train[number].cached)
-    cached = {name: one for number, one in enumerate(objective) for name in plan.train[number].cached}
-    checking = config.train.check_pairs > 0 and bool(cached) and source is not None and source.weights is not None
-    if cached and (note := decoder_note(sources.train[0], config, device)):
+def _announce(setup: Setup, position: Position) -> None:
+    """Says what the run will do."""
+    config, inputs, log = setup.config, setup.inputs, setup.log
+    steps, pairs = run_folder.budget(config)
+    log.say(
+        f"{config.setting}: {config.student.architecture}, {steps:,} steps of {config.train.batch} = {pairs:,} pairs, on {setup.device}"
+    )
+    log.say("caches: " + ", ".join(str(cache.path) for cache in (*inputs.train, *inputs.val)))
+    log.say(setup.plan.table())
+    if inputs.teacher is not None and inputs.teacher.note:
+        log.say(inputs.teacher.note)
+    if position.step:
+        log.say(f"goes on after epoch {position.epoch} (step {position.step:,})")
+
+
+def _load_teacher(setup: Setup, position: Position) -> LiveTeacher | None:
+    """The teacher, where batches need it or where it can check the caches of a run that begins."""
+    spec, config = setup.inputs.teacher, setup.config.train
+    checks = position.step == 0 and config.check_pairs > 0 and any(origin.cached for origin in setup.plan.train)
+    if spec is None or spec.weights is None or not (setup.plan.needs_teacher or checks):
+        return None
+    return LiveTeacher(spec.load(setup.device), spec.feature_bits, config.channels_last)
+
+
+def _check_caches(setup: Setup, position: Position, teacher: LiveTeacher | None) -> None:
+    """Says how the caches' numbers differ from what this machine computes; at the beginning of a run RunError where they are others."""
+    config, inputs, log = setup.config, setup.inputs, setup.log
+    needed = {name: objective for objective, origin in zip(setup.objectives, setup.plan.train, strict=True) for name in origin.cached}
+    if not needed:
+        return
+    if note := decoder_note(inputs.train[0], config, setup.device):
         log.say(note)
-    teacher = None
-    if source is not None and (plan.needs_teacher or (checking and progress.step == 0)):
-        # building networks draws random numbers; the run's own are drawn later, from its seed
-        teacher = OnlineTeacher(source.load(device), config.train.channels_last, source.feature_bits)
-        if checking and progress.step == 0:
-            for cache in sources.train:
-                log.say(check_cache(cache, source, teacher, cached, config, device))
-    elif cached and progress.step == 0 and config.train.check_pairs > 0:
+    if position.step or not config.train.check_pairs:
+        return
+    if teacher is None or inputs.teacher is None:
         log.say("check: the teacher's weights are not at hand, so no pair was recomputed (give teacher.weights=FILE to have it done)")
-    if progress.step:
-        log.say(f"goes on after epoch {progress.epoch} (step {progress.step:,})")
-    return teacher if plan.needs_teacher else None
+        return
+    for cache in inputs.train:
+        log.say(check_cache(cache, inputs.teacher, teacher, needed, config, setup.device))
 
 
-def _finish(setup: Setup, students: Students, progress: Progress) -> None:
+def _students(setup: Setup, state: dict[str, Any] | None) -> Students:
+    """The students on the device, as the seed or a checkpoint makes them."""
+    students, notes = build_students(setup.config)
+    for note in notes:
+        setup.log.say(note)
+    if state is not None:
+        checkpoint.restore(state, students)
+    students.to(setup.device)
+    if setup.config.train.channels_last:
+        students.to(memory_format=torch.channels_last)
+    if setup.world > 1 and setup.device.type == "cuda":
+        # batch statistics over all processes, as on one device
+        students = torch.nn.SyncBatchNorm.convert_sync_batchnorm(students)
+    if setup.config.train.compile:
+        students.compile()
+    return students
+
+
+def feeds_of(setup: Setup, phase: int) -> tuple[Feed, Feed]:
+    """The feeds of a phase: training's, shuffled and without an end, and validation's, each pair once and as recorded."""
+    config, inputs, plan = setup.config.train, setup.inputs, setup.plan
+    train, val = ([cache.count for cache in caches] for caches in (inputs.train, inputs.val))
+    recorded = FeedSpec(
+        inputs.val,
+        InOrder(val, config.val_batches * config.batch),
+        setup.config.pairs,
+        config.batch // setup.world,
+        setup.device,
+        config.feed,
+        config.feed_threads or max(1, processors() // setup.world),
+        setup.rank,
+        setup.world,
+        inputs.teacher.name if inputs.teacher is not None else "",
+        _val_targets(inputs, plan.val[phase].cached),
+    )
+    drawn = replace(
+        recorded,
+        caches=inputs.train,
+        order=Order(train, [cache.chunk for cache in inputs.train], config.shuffle_window, config.seed),
+        targets=plan.train[phase].cached,
+        augment=config.augment,
+        mix=config.mix,
+        fresh=config.fresh,
+        fresh_targets=plan.fresh[phase].cached,
+        proposals=config.proposals,
+        seed=config.seed,
+    )
+    return Feed(drawn), Feed(recorded)
+
+
+def _val_targets(inputs: Inputs, cached: tuple[str, ...]) -> tuple[str, ...]:
+    """What validation reads of the cache: its losses' targets, and the teacher's predictions to compare with where they are there."""
+    if inputs.teacher is None or "iou" in cached:
+        return cached
+    units = [cache.target(inputs.teacher.name, "iou") for cache in inputs.val]
+    return (*cached, "iou") if all(unit is not None and unit.complete for unit in units) else cached
+
+
+def _finish(setup: Setup, students: Students, position: Position) -> None:
     """Exports the students and marks the run as finished."""
-    config, folder = setup.config, setup.folder
+    config, folder, inputs = setup.config, setup.folder, setup.inputs
     sections = [config.student, *([config.second_student] if config.second_student is not None else [])]
-    steps, pairs = record.budget(config)
+    steps, pairs = run_folder.budget(config)
     facts = {"setting": config.setting, "seed": str(config.train.seed), "steps": str(steps)}
-    for section, name, tracker in zip(sections, (record.STUDENT, record.SECOND), students.trackers, strict=False):
+    for section, name, tracker in zip(sections, (run_folder.STUDENT, run_folder.SECOND), students.trackers, strict=False):
         models.save_weights(tracker.state_dict(), folder / name, metadata={**facts, "architecture": section.architecture})
-    run = record.read_run(folder)
-    size, proposals = config.pairs.crop_size, config.pairs.proposals
+    run = run_folder.read_run(folder)
     gpu = torch.cuda.get_device_name(setup.device) if setup.device.type == "cuda" else None
     result: dict[str, Any] = {
         "setting": config.setting,
         "seed": config.train.seed,
         "students": [section.architecture for section in sections],
-        "parameters": sum(record.trained_parameters(section.architecture) for section in sections),
-        "mflops": sum(record.mflops(section.architecture, size, proposals) for section in sections),
-        "teacher": setup.sources.teacher.name if setup.sources.teacher is not None else None,
+        "parameters": sum(run_folder.trained_parameters(section.architecture) for section in sections),
+        "mflops": sum(run_folder.mflops(section.architecture, config.pairs) for section in sections),
+        "teacher": inputs.teacher.name if inputs.teacher is not None else None,
         "steps": steps,
         "pairs": pairs,
-        "seconds": progress.seconds,
-        "pairs_per_s": pairs / progress.seconds,
+        "seconds": position.seconds,
+        "pairs_per_s": pairs / position.seconds,
         "device": gpu or f"cpu, {torch.get_num_threads()} threads",
         "processes": setup.world,
         "torch": torch.__version__,
-        "caches": {split: [str(one.path.resolve()) for one in getattr(setup.sources, split)] for split in ("train", "val")},
+        "caches": {split: [str(cache.path.resolve()) for cache in getattr(inputs, split)] for split in ("train", "val")},
         "before": run.before,
         "after": run.after,
     }
-    record.write_result(folder, result)
+    run_folder.write_result(folder, result)
 
 
 def _refuse_other(config: Config, folder: Path) -> None:
     """RequestError where the folder holds a run of another configuration."""
-    path = folder / record.CONFIG
+    path = folder / run_folder.CONFIG
     if not path.is_file():
         return
-    there, here = (flatten(one.model_dump(mode="json")) for one in (configs.read(path), config))
+    there, here = (flatten(config.model_dump(mode="json")) for config in (configs.read(path), config))
     changed = [
         f"{key}: there {there.get(key)!r}, wanted {here.get(key)!r}"
         for key in sorted({*there, *here})
@@ -233,10 +285,10 @@ def _refuse_other(config: Config, folder: Path) -> None:
         )
 
 
-def _refuse_other_sources(progress: Progress, sources: Sources, folder: Path) -> None:
+def _refuse_other_inputs(position: Position, inputs: Inputs, folder: Path) -> None:
     """RequestError where a run would go on from other caches or another teacher than it began with."""
-    now = sources.identity()
-    changed = [f"{key}: there {progress.sources.get(key)}, found {now[key]}" for key in now if progress.sources.get(key) != now[key]]
+    began, now = position.inputs, inputs.identity()
+    changed = [f"{key}: there {began.get(key)}, found {now[key]}" for key in now if began.get(key) != now[key]]
     if changed:
         raise RequestError(
             f"{folder}: expected the caches and the teacher that the run began with, found others ({'; '.join(changed)});"

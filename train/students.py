@@ -1,6 +1,6 @@
 """The networks that are trained: built from the seed, started from weights where wanted, frozen by phase, given to Adam by part.
 
-Letters: B pairs, N proposals, S side of the crops.
+Letters: B pairs, N proposals, S side of a crop (of the ref or of the test image).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import models
-from configs import Config, Phase
-from kdlosses import Objective, Pairs
+from configs import Config, PhaseConfig
+from kdlosses import Objective
 from models import Outputs
+from pairs.batch import Boxes
 
 
 class Students(nn.Module):
@@ -24,22 +25,15 @@ class Students(nn.Module):
         super().__init__()
         self.trackers = nn.ModuleList(trackers)
 
-    def forward(self, ref: Tensor, test: Tensor, pairs: Pairs, layers: tuple[str, ...]) -> tuple[Outputs, ...]:
+    def forward(self, ref: Tensor, test: Tensor, boxes: Boxes, layers: tuple[str, ...]) -> tuple[Outputs, ...]:
         """ref, test (B, 3, S, S) normalised -> the outputs of each tracker."""
-        return tuple(tracker(ref, test, pairs.ref_box, pairs.proposals, layers) for tracker in self.trackers)
+        return tuple(tracker(ref, test, boxes.ref_box, boxes.proposals, layers) for tracker in self.trackers)
 
     def freeze(self, parts: Iterable[str]) -> None:
         """See `models.Tracker.freeze`."""
         parts = tuple(parts)
         for tracker in self.trackers:
             tracker.freeze(parts)  # type: ignore[operator]
-
-    @property
-    def first(self) -> models.Tracker:
-        """The student that runs export and compare: the dull one of two."""
-        tracker = self.trackers[0]
-        assert isinstance(tracker, models.Tracker)
-        return tracker
 
 
 class Step(nn.Module):
@@ -52,12 +46,12 @@ class Step(nn.Module):
         self.autocast = precision == "bfloat16"
         self.device_type = device.type
 
-    def forward(self, ref: Tensor, test: Tensor, pairs: Pairs, targets: dict[str, Tensor], epoch: int) -> tuple[dict[str, Tensor], Any]:
+    def forward(self, ref: Tensor, test: Tensor, boxes: Boxes, targets: dict[str, Tensor], epoch: int) -> tuple[dict[str, Tensor], Any]:
         """The terms, and the outputs they were computed from (detached predictions for measuring)."""
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.autocast):
-            outputs = self.students(ref, test, pairs, self.layers)
-        terms = self.objective(outputs, targets, pairs, epoch)
-        return terms, tuple(one.prediction.detach().float() for one in outputs)
+            outputs = self.students(ref, test, boxes, self.layers)
+        terms = self.objective(outputs, targets, boxes, epoch)
+        return terms, tuple(output.prediction.detach().float() for output in outputs)
 
 
 def build_students(config: Config) -> tuple[Students, list[str]]:
@@ -89,11 +83,11 @@ def parameter_groups(students: Students, objective: Objective, config: Config) -
         }
         for part in models.PARTS
     ]
-    groups.append({"name": "projection", "lr": rate, "params": [one for one in objective.parameters() if one.requires_grad]})
+    groups.append({"name": "projection", "lr": rate, "params": [matrix for matrix in objective.parameters() if matrix.requires_grad]})
     return [group for group in groups if group["params"]]
 
 
-def leaves_some_unused(phase: Phase, objective: Objective) -> bool:
+def leaves_some_unused(phase: PhaseConfig, objective: Objective) -> bool:
     """Whether trained parameters may get no gradient: a head that no term looks at."""
     looks_at_features_only = all(needs.student_layers for needs in objective.per_term.values())
     return looks_at_features_only and "head" not in phase.freeze

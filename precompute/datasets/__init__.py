@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from precompute.datasets.dataset import Dataset, Source
-from precompute.datasets.opening import KINDS, open_dataset, open_entry
+from precompute.datasets.dataset import Dataset, FrameSource
+from precompute.datasets.kinds import KINDS
+from precompute.datasets.opening import open_entry
 from precompute.datasets.text import Problem
 
-__all__ = ["KINDS", "Dataset", "Problem", "Source", "open_dataset", "open_entry"]
+__all__ = ["KINDS", "Dataset", "FrameSource", "Problem", "open_entry"]

@@ -10,111 +10,88 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from precompute.datasets.table import Table
-from precompute.datasets.text import Fault, Problem, read_text
+from precompute.datasets.table import Options, Outlines, Survey, Table
+from precompute.datasets.text import Fault, Problem, expecting, read_text
 
 OPTIONS = ("annotations", "images")
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def _flat(masks: list[list[np.ndarray]]) -> dict[str, np.ndarray]:
-    """Outlines of S sequences, rings (n, 2) each, as flat arrays.
+class _Object(NamedTuple):
+    """An annotation that is used: its id, that of its image, its box and its outline."""
 
-    points (P, 2) float32; ring r is points[rings[r] : rings[r + 1]]; the rings of sequence s are masks[s] ... masks[s + 1] - 1.
+    id: Any
+    image: Any
+    box: list[float]
+    rings: list[np.ndarray]
+
+
+def survey(root: Path, split: str, options: Options, outlines: bool = False) -> Survey:
+    """The annotation file and the folder of images of a split; COCO 2014 by default.
+
+    outlines: the table keeps polygons and image sizes too. The signature notices another size or modification time of the file, and an
+    image added to, removed from or renamed in the folder.
     """
-    rings = [ring for mask in masks for ring in mask]
-    return {
-        "points": np.concatenate([np.empty((0, 2), np.float32), *rings]),
-        "rings": np.cumsum([0, *map(len, rings)], dtype=np.int64),
-        "masks": np.cumsum([0, *map(len, masks)], dtype=np.int64),
-    }
+    file = root / str(options.get("annotations", f"annotations/instances_{split}2014.json"))
+    folder = root / str(options.get("images", f"images/{split}2014"))
+    with expecting(file, "this file", "restore it or set `annotations`"):
+        status = file.stat()
+    with expecting(folder, "a folder of images", "restore it or set `images`"):
+        modified = folder.stat().st_mtime_ns
+    text = repr((str(file), str(folder), status.st_size, status.st_mtime_ns, modified))
+    signature = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return Survey(signature, max(status.st_mtime_ns, modified), partial(_scan, root, file, folder, outlines))
 
 
-def files(root: Path, split: str, options: dict[str, Any]) -> tuple[Path, Path]:
-    """The annotation file and the folder of images; COCO 2014 by default."""
-    annotations = root / str(options.get("annotations", f"annotations/instances_{split}2014.json"))
-    return annotations, root / str(options.get("images", f"images/{split}2014"))
-
-
-def signature(root: Path, split: str, options: dict[str, Any]) -> tuple[str, int]:
-    """Notices another size or modification time of the JSON file, and an image added to, removed from or renamed in the folder."""
-    annotations, images = files(root, split, options)
-    try:
-        status = annotations.stat()
-    except OSError as error:
-        raise Fault(str(annotations), 0, f"expected this file, found none ({error.strerror}); restore it or set `annotations`") from error
-    try:
-        modified = images.stat().st_mtime_ns
-    except OSError as error:
-        raise Fault(str(images), 0, f"expected a folder of images, found none ({error.strerror}); restore it or set `images`") from error
-    text = repr((str(annotations), str(images), status.st_size, status.st_mtime_ns, modified))
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(), max(status.st_mtime_ns, modified)
-
-
-def scan(root: Path, split: str, options: dict[str, Any], masks: bool) -> Table:
-    """Reads the annotation; masks: keep image sizes and polygons too (`Table.extra`: size (S, 2) as w, h, and those of `_flat`).
-
-    A malformed annotation, one of an unknown image and a missing image file are problems.
-    """
-    file, folder = files(root, split, options)
+def _scan(root: Path, file: Path, folder: Path, outlines: bool) -> Table:
+    """Reads the annotation. A malformed one, one of an unknown image and a missing image file are problems."""
     images: dict[Any, tuple[str, int, int]] = {}
-    found: list[tuple[Any, Any, list[float], list[np.ndarray]]] = []
+    objects: list[_Object] = []
     problems: list[Problem] = []
     for key, item in _items(str(file), ("images", "annotations")):
         try:
             if key == "images":
                 images[item["id"]] = str(item["file_name"]), int(item["width"]), int(item["height"])
             elif not item.get("iscrowd") and (box := _box(item["bbox"])) is not None:
-                found.append((item["id"], item["image_id"], box, _polygons(item) if masks else []))
+                objects.append(_Object(item["id"], item["image_id"], box, _polygons(item) if outlines else []))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             name = item.get("id") if isinstance(item, dict) else None
             problems.append(Problem(str(file), 0, f"{key[:-1]} {name}: expected COCO's fields, found {_short(error)}; mend it or drop it"))
     if not images:
         raise Fault(str(file), 0, "expected COCO's `images` and `annotations`, found no image; restore the file or set `annotations`")
-    listed = len(found) + len(problems)
-    problems += _missing(file, folder, images, found)
-    return _table(root, folder, images, found, problems, listed, masks)
-
-
-def _missing(file: Path, folder: Path, images: dict[Any, tuple[str, int, int]], found: list[Any]) -> list[Problem]:
-    """Images that annotations need and that are not there; their annotations are taken out of `found`."""
-    present = {f"{os.path.relpath(top, folder)}/{name}".removeprefix("./") for top, _, names in os.walk(folder) for name in names}
-    absent: dict[Any, Problem] = {}
-    for _, image, _, _ in found:
-        if image in absent:
-            continue
-        if image not in images:
-            absent[image] = Problem(str(file), 0, f"expected image {image} of an annotation among the images, found none; mend the file")
-        elif images[image][0] not in present:
-            absent[image] = Problem(str(folder / images[image][0]), 0, "expected this image, found none; restore it")
-    found[:] = [one for one in found if one[1] not in absent]
-    return list(absent.values())
-
-
-def _table(
-    root: Path, folder: Path, images: dict[Any, tuple[str, int, int]], found: list[Any], problems: list[Problem], listed: int, masks: bool
-) -> Table:
-    names = [images[image][0] for _, image, _, _ in found]
-    extra: dict[str, np.ndarray] = {}
-    if masks:
-        sizes = np.array([images[image][1:] for _, image, _, _ in found], np.int32).reshape(-1, 2)
-        extra = {"size": sizes, **_flat([rings for *_, rings in found])}
+    missing = _missing(file, folder, images, objects)
+    kept = [item for item in objects if item.image not in missing]
+    names = [images[item.image][0] for item in kept]
+    sizes = np.array([images[item.image][1:] for item in kept], np.int32).reshape(-1, 2)
     return Table(
-        names=[f"{name}/{annotation}" for name, (annotation, *_) in zip(names, found, strict=True)],
-        folders=[os.path.relpath(folder, root)] * len(found),
+        sequences=[f"{name}/{item.id}" for name, item in zip(names, kept, strict=True)],
+        folders=[os.path.relpath(folder, root)] * len(kept),
         frames=names,
-        offsets=np.arange(len(found) + 1, dtype=np.int64),
-        boxes=np.array([box for _, _, box, _ in found], np.float64).reshape(-1, 4),
-        visible=np.ones(len(found), bool),
-        problems=problems,
-        listed=listed,
-        extra=extra,
+        offsets=np.arange(len(kept) + 1, dtype=np.int64),
+        boxes=np.array([item.box for item in kept], np.float64).reshape(-1, 4),
+        visible=np.ones(len(kept), bool),
+        problems=[*problems, *missing.values()],
+        dropped=len(problems) + len(objects) - len(kept),
+        outlines=Outlines.of([item.rings for item in kept], sizes) if outlines else None,
     )
+
+
+def _missing(file: Path, folder: Path, images: dict[Any, tuple[str, int, int]], objects: list[_Object]) -> dict[Any, Problem]:
+    """Images that annotations need and that are not there."""
+    present = {f"{os.path.relpath(top, folder)}/{name}".removeprefix("./") for top, _, names in os.walk(folder) for name in names}
+    missing: dict[Any, Problem] = {}
+    for image in dict.fromkeys(item.image for item in objects):
+        if image not in images:
+            missing[image] = Problem(str(file), 0, f"expected image {image} of an annotation among the images, found none; mend the file")
+        elif images[image][0] not in present:
+            missing[image] = Problem(str(folder / images[image][0]), 0, "expected this image, found none; restore it")
+    return missing
 
 
 def _box(values: Any) -> list[float] | None:

@@ -1,4 +1,4 @@
-"""A data set in memory: flat arrays over all frames of all sequences, and where each frame lies.
+"""A data set in memory: its annotation, and where its pixels come from.
 
 Letters: S sequences, F frames of all sequences together. Boxes are (x, y, w, h), top-left corner, in frame pixels, float64.
 """
@@ -15,16 +15,18 @@ from typing import Protocol
 import numpy as np
 
 from configs.errors import RequestError
-from configs.schema import Pairs
-from precompute.datasets.text import Problem, unpack_name
-from precompute.frames import read_frame
+from configs.schema import PairsConfig
+from pairs.frames import read_frame
+from precompute.datasets.table import Table
+from precompute.datasets.text import unpack_name
 
 
-class Source(Protocol):
+class FrameSource(Protocol):
     """Where pixels come from: small and picklable, it is what a worker process gets of a data set."""
 
     numbers: int  # uniform random numbers that one frame is made from; 0: frames are files
     shared: int  # of them, the first ones, which both frames of a pair share
+    salt: str  # what defines the frames besides names, boxes and visibility: the rules that they are made by
 
     def path(self, sequence: int, frame: int) -> Path:
         """File of a frame (for a still-image source: of the image it is made from)."""
@@ -40,6 +42,7 @@ class FileSource:
     """Frames that are files: root/folder/name."""
 
     numbers = shared = 0
+    salt = ""
 
     def __init__(self, root: str, folders: Sequence[str], names: Sequence[str]) -> None:
         """folders, names: one string a sequence, the names packed by `text.pack_names`."""
@@ -58,50 +61,25 @@ class FileSource:
         return
 
 
-@dataclass
-class Dataset:
-    """One split of one data set.
+@dataclass(kw_only=True)
+class Dataset(Table):
+    """One split of one data set: a table, and what it is the table of.
 
-    Attributes:
-        name, kind, split: as in the catalog; root: its folder.
-        sequences: S names. offsets (S + 1,) int64: frames of sequence s are rows offsets[s] ... offsets[s + 1] - 1.
-        boxes (F, 4) float64, visible (F,) bool: a frame counts as visible by the rule of its kind and if its box has w > 0 and h > 0.
-        source: where pixels come from.
-        still (S,) bool: the sequence is one still image, used as ref and test alike.
-        salt: what besides names, boxes and visibility defines the content (rules of a synthetic source).
+    name, kind, split: as in the catalog; root: its folder. source: where pixels come from. still: every sequence is one still image, used
+    as ref and test alike.
     """
 
     name: str
     kind: str
     split: str
     root: str
-    sequences: list[str]
-    offsets: np.ndarray
-    boxes: np.ndarray
-    visible: np.ndarray
-    source: Source
-    still: np.ndarray
-    problems: list[Problem]
-    dropped: int = 0
-    salt: str = ""
-
-    @property
-    def is_image_dataset(self) -> bool:
-        """Whether every sequence is one still image."""
-        return bool(self.still.all())
+    source: FrameSource
+    still: bool
 
     @cached_property
     def lengths(self) -> np.ndarray:
         """Frames of each sequence, (S,) int64."""
         return np.diff(self.offsets)
-
-    def sequence_boxes(self, sequence: int) -> np.ndarray:
-        """Boxes (n, 4) of one sequence, a view."""
-        return self.boxes[self.offsets[sequence] : self.offsets[sequence + 1]]
-
-    def sequence_visible(self, sequence: int) -> np.ndarray:
-        """Visibility (n,) of one sequence, a view."""
-        return self.visible[self.offsets[sequence] : self.offsets[sequence + 1]]
 
     def frame_path(self, sequence: int, frame: int) -> Path:
         """File of frame `frame` (from 0). IndexError outside the sequence."""
@@ -111,10 +89,10 @@ class Dataset:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 (hex) over sequence names, frame counts, boxes and visibility, in order. Pixels are not read."""
+        """SHA-256 (hex) over sequence names, the salt of the source, frame counts, boxes and visibility, in order. Pixels are not read."""
         digest = hashlib.sha256()
         digest.update("\n".join(self.sequences).encode())
-        digest.update(self.salt.encode())
+        digest.update(self.source.salt.encode())
         for array, dtype in ((self.offsets, "<i8"), (self.boxes, "<f8"), (self.visible, "u1")):
             digest.update(np.ascontiguousarray(array, dtype).data)
         return digest.hexdigest()
@@ -129,7 +107,7 @@ class Dataset:
         """(S + 1,): the visible rows of sequence s are visible_rows[visible_offsets[s] : visible_offsets[s + 1]]."""
         return np.searchsorted(self.visible_rows, self.offsets)
 
-    def usable(self, pairs: Pairs) -> np.ndarray:
+    def usable(self, pairs: PairsConfig) -> np.ndarray:
         """Sequences that pairs are drawn from, (U,) int64: long and visible enough (a still image: visible).
 
         RequestError: none.
@@ -137,7 +115,7 @@ class Dataset:
         seen = np.diff(self.visible_offsets)
         # causal pairs need a later visible frame, whatever min_visible says
         enough = max(pairs.min_visible, 2 if pairs.mode == "causal" else 1)
-        good = np.where(self.still, seen > 0, (self.lengths >= pairs.min_frames) & (seen >= enough))
+        good = seen > 0 if self.still else (self.lengths >= pairs.min_frames) & (seen >= enough)
         if not good.any():
             raise RequestError(
                 f"dataset {self.name} ({self.split}): expected a sequence of at least {pairs.min_frames} frames, {enough} visible,"

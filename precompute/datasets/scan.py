@@ -12,14 +12,15 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from precompute.datasets.layouts import Layout, Located
-from precompute.datasets.table import Table
-from precompute.datasets.text import Fault, Problem, pack_names, read_boxes, read_labels, sort_names
+from precompute.datasets.table import Options, Survey, Table
+from precompute.datasets.text import Fault, Problem, expecting, pack_names, read_boxes, read_labels, sequences_named, sort_names
 
 # threads hide the latency of a network file system; a block keeps their switching cheap on a local disk
 _THREADS = 16
@@ -28,30 +29,54 @@ _BLOCK = 64
 _T = TypeVar("_T")
 
 
-def in_blocks(work: Callable[[Sequence[Located]], _T], located: Sequence[Located]) -> list[_T]:
-    """`work` on blocks of the sequences, in threads; results in order."""
+@dataclass(frozen=True)
+class Located:
+    """One sequence, its paths relative to the root: folder of frames, file of boxes, files of labels."""
+
+    name: str
+    folder: str
+    truth: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a video data set lies on the disk.
+
+    locate: (root, split, options) -> its sequences in order, raising `Fault` for a missing or empty list.
+    visible: label arrays, each (n,), -> (n,) bool; None: no labels, every frame with a real box is visible.
+    """
+
+    locate: Callable[[Path, str, Options], list[Located]]
+    suffixes: tuple[str, ...] = (".jpg",)
+    visible: Callable[[Sequence[np.ndarray]], np.ndarray] | None = None
+
+    def survey(self, root: Path, split: str, options: Options) -> Survey:
+        """The sequences of a split, those that its split file picks where it has one."""
+        located = self.locate(root, split, options)
+        if "split_file" in options:
+            located = [located[index] for index in sequences_named(str(options["split_file"]), [s.name for s in located], root)]
+        return Survey(*signature(root, located), partial(scan, root, self, located))
+
+
+def in_threads(work: Callable[[Located], _T], located: Sequence[Located]) -> list[_T]:
+    """`work` on every sequence, in threads; results in order."""
     blocks = [located[start : start + _BLOCK] for start in range(0, len(located), _BLOCK)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(work, blocks))
+        return [result for results in pool.map(lambda block: [work(sequence) for sequence in block], blocks) for result in results]
 
 
 def signature(root: Path, located: Sequence[Located]) -> tuple[str, int]:
     """SHA-256 (hex) of what a change of the annotation would change, and the newest modification time in ns."""
 
-    def block(sequences: Sequence[Located]) -> tuple[bytes, int]:
-        digest, newest = hashlib.sha256(), 0
-        for sequence in sequences:
-            digest.update(repr(sequence).encode("utf-8", "surrogateescape"))
-            for path in (sequence.folder, sequence.truth, *sequence.labels):
-                size, modified = _stat(f"{root}/{path}")
-                # the size of a folder is the file system's business
-                digest.update(b"%d %d;" % (0 if path == sequence.folder else size, modified))
-                newest = max(newest, modified)
-        return digest.digest(), newest
+    def look(sequence: Located) -> tuple[bytes, int]:
+        folder, *files = (_stat(f"{root}/{path}") for path in (sequence.folder, sequence.truth, *sequence.labels))
+        # the size of a folder is the file system's business
+        text = repr((sequence, folder[1], files)).encode("utf-8", "surrogateescape")
+        return text, max(modified for _, modified in (folder, *files))
 
-    results = in_blocks(block, located)
-    digest = hashlib.sha256(b"".join(part for part, _ in results))
-    return digest.hexdigest(), max((newest for _, newest in results), default=0)
+    seen = in_threads(look, located)
+    return hashlib.sha256(b"".join(text for text, _ in seen)).hexdigest(), max((newest for _, newest in seen), default=0)
 
 
 def _stat(path: str) -> tuple[int, int]:
@@ -64,17 +89,17 @@ def _stat(path: str) -> tuple[int, int]:
 
 def scan(root: Path, layout: Layout, located: Sequence[Located]) -> Table:
     """Reads everything. A sequence with a fault is left out of the arrays, and its fault is among the problems."""
-    read = [one for block in in_blocks(lambda part: [_read(root, layout, s) for s in part], located) for one in block]
-    good = [(s, one) for s, one in zip(located, read, strict=True) if not isinstance(one, Problem)]
+    results = in_threads(lambda sequence: _read(root, layout, sequence), located)
+    good = [(s, result) for s, result in zip(located, results, strict=True) if not isinstance(result, Problem)]
     return Table(
-        names=[s.name for s, _ in good],
+        sequences=[s.name for s, _ in good],
         folders=[s.folder for s, _ in good],
         frames=[frames for _, (frames, _, _) in good],
         offsets=np.cumsum([0, *(len(boxes) for _, (_, boxes, _) in good)], dtype=np.int64),
         boxes=np.concatenate([np.empty((0, 4)), *(boxes for _, (_, boxes, _) in good)]),
         visible=np.concatenate([np.empty(0, bool), *(visible for _, (_, _, visible) in good)]),
-        problems=[one for one in read if isinstance(one, Problem)],
-        listed=len(located),
+        problems=[result for result in results if isinstance(result, Problem)],
+        dropped=len(located) - len(good),
     )
 
 
@@ -109,9 +134,7 @@ def _read(root: Path, layout: Layout, sequence: Located) -> tuple[str, np.ndarra
 
 def frame_names(folder: str, suffixes: tuple[str, ...]) -> list[str]:
     """Names of the frames in a folder in natural order; hidden files (`._1.jpg` of macOS) are none."""
-    try:
+    with expecting(folder, "a folder of frames", "unpack the sequence or drop it"):
         names = os.listdir(folder)
-    except OSError as error:
-        raise Fault(folder, 0, f"expected a folder of frames, found none ({error.strerror}); unpack the sequence or drop it") from error
     both = suffixes + tuple(suffix.upper() for suffix in suffixes)
     return sort_names([name for name in names if name.endswith(both) and not name.startswith(".")])

@@ -8,14 +8,17 @@ Every random number is a uniform one that `sampling.draw` hands in, so a frame i
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from configs.errors import RequestError
+from pairs.frames import FrameError
 from precompute.datasets.dataset import FileSource
-from precompute.frames import FrameError
+from precompute.datasets.table import Outlines, Table
+from precompute.datasets.text import unpack_name
 
 # raised whenever the same numbers make another frame
 VERSION = 1
@@ -27,45 +30,69 @@ SMALLEST = 24.0  # pixels sqrt(w * h) below which an object is not worth pasting
 _AFFINE, _LIGHT = 4, 7
 
 
-@dataclass(frozen=True)
-class Outlines:
-    """Outlines of S objects: see `coco._flat`. An object without rings is outlined by its box."""
+def single_frames(name: str, table: Table) -> Table:
+    """Every visible frame of a video table as a still image of its own, named `<sequence>/<frame from 0>`, outlined by its box.
 
-    boxes: np.ndarray  # (S, 4) float64, in the still image
-    points: np.ndarray
-    rings: np.ndarray
-    masks: np.ndarray
+    A table with outlines holds still images already.
+    """
+    if table.outlines is not None:
+        return table
+    rows = np.flatnonzero(table.visible)
+    sequence = np.searchsorted(table.offsets, rows, side="right") - 1
+    frame = (rows - table.offsets[sequence]).tolist()
+    count = len(rows)
+    return replace(
+        table,
+        sequences=[f"{table.sequences[s]}/{f}" for s, f in zip(sequence, frame, strict=True)],
+        folders=[table.folders[s] for s in sequence],
+        frames=[unpack_name(table.frames[s], f) for s, f in zip(sequence, frame, strict=True)],
+        offsets=np.arange(count + 1, dtype=np.int64),
+        boxes=table.boxes[rows],
+        visible=np.ones(count, bool),
+        outlines=Outlines.of([[]] * count, np.zeros((count, 2), np.int32)),
+    )
 
-    def rings_of(self, index: int) -> list[np.ndarray]:
-        """The rings (n, 2) float64 of an object."""
-        first, last = int(self.masks[index]), int(self.masks[index + 1])
-        if first == last:
-            x, y, w, h = self.boxes[index].tolist()
-            return [np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]])]
-        return [self.points[self.rings[ring] : self.rings[ring + 1]].astype(np.float64) for ring in range(first, last)]
 
-    def digest(self) -> str:
-        """SHA-256 (hex) of the outlines."""
-        return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in (self.points, self.rings, self.masks))).hexdigest()
+def pasteable(name: str, table: Table) -> Table:
+    """The objects with an outline that are large enough to be pasted. RequestError: fewer than two images with such objects."""
+    outlined = np.diff(table.outlines.masks) > 0 if table.outlines is not None else np.zeros(len(table.sequences), bool)
+    large = np.sqrt(table.boxes[:, 2] * table.boxes[:, 3]) >= SMALLEST
+    chosen = table.take(np.flatnonzero(outlined & large))
+    if len(set(chosen.frames)) < 2:
+        raise RequestError(
+            f"dataset {name}: expected outlined objects of at least {SMALLEST:g} pixels on two images or more,"
+            f" found {len(chosen.sequences)} on {len(set(chosen.frames))}; use kind coco_synth, which needs boxes only"
+        )
+    return chosen
 
 
-class SynthSource:
+class _StillSource:
+    """What frames are made from: still images with an outlined object each."""
+
+    def __init__(self, files: FileSource, table: Table) -> None:
+        """table: as the kind's `prepare` gives it."""
+        assert table.outlines is not None
+        self.files, self.boxes, self.outlines = files, table.boxes, table.outlines
+
+    def path(self, sequence: int, frame: int) -> Path:
+        """The still image that the object is taken from."""
+        return self.files.path(sequence, frame)
+
+    def rings(self, sequence: int) -> list[np.ndarray]:
+        """The rings (n, 2) float64 of the outline; without one, the corners of the box."""
+        x, y, w, h = self.boxes[sequence].tolist()
+        return self.outlines.rings_of(sequence) or [np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]])]
+
+
+class SynthSource(_StillSource):
     """A still image under an affine map about its target. The canvas is the image's, grown where the mapped target would leave it."""
 
     numbers = _AFFINE + _LIGHT
     shared = 0
 
-    def __init__(self, files: FileSource, outlines: Outlines) -> None:
-        self.files, self.outlines = files, outlines
-
-    @property
-    def salt(self) -> str:
-        """What defines the frames beside boxes and names."""
-        return f"synth {VERSION} {self.outlines.digest()}"
-
-    def path(self, sequence: int, frame: int) -> Path:
-        """The still image."""
-        return self.files.path(sequence, frame)
+    def __init__(self, files: FileSource, table: Table) -> None:
+        super().__init__(files, table)
+        self.salt = f"synth {VERSION} {self.outlines.digest()}"
 
     def box(self, sequence: int, frame: int, random: np.ndarray) -> np.ndarray:
         """The box (4,) of the mapped outline."""
@@ -76,14 +103,15 @@ class SynthSource:
         image = self.files.load(sequence, frame, random)
         matrix, box = self._mapped(sequence, random)
         size = (max(image.shape[1], int(np.ceil(box[0] + box[2]))), max(image.shape[0], int(np.ceil(box[1] + box[3]))))
-        _check_size(size, self.path(sequence, frame))
+        if max(size) >= 2**15:
+            path = self.path(sequence, frame)
+            raise FrameError(f"{path}: expected a canvas below 32,768 pixels, found {size[0]} x {size[1]}; check the annotated box")
         return light(_warp(image, matrix, size), random[_AFFINE:])
 
     def _mapped(self, sequence: int, random: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The affine map (2, 3) from still to frame, and the box (4,)."""
-        rings = self.outlines.rings_of(sequence)
         linear = affine(random[:_AFFINE])
-        points = np.concatenate(rings)
+        points = np.concatenate(self.rings(sequence))
         center = (points.min(axis=0) + points.max(axis=0)) / 2
         shift = center - linear @ center
         mapped = points @ linear.T + shift
@@ -92,28 +120,20 @@ class SynthSource:
         return np.column_stack([linear, shift + back]), _bounds(mapped + back)
 
 
-class BlendSource:
+class BlendSource(_StillSource):
     """The object of one still image on another image, which both frames of a pair share; place, map, blur and light are a frame's own."""
 
     shared = 1  # the background
     numbers = shared + 2 + 2 * _AFFINE + _LIGHT
 
-    def __init__(self, files: FileSource, outlines: Outlines, sizes: np.ndarray) -> None:
-        """sizes (S, 2): w, h of the image of each sequence. All must be of at least two images."""
-        self.files, self.outlines, self.sizes = files, outlines, sizes
+    def __init__(self, files: FileSource, table: Table) -> None:
+        super().__init__(files, table)
+        self.sizes = self.outlines.size
+        sizes = hashlib.sha256(np.ascontiguousarray(self.sizes, "<i4").tobytes()).hexdigest()
+        self.salt = f"blend {VERSION} {self.outlines.digest()} {sizes}"
         paths = np.array([f"{folder}/{name}" for folder, name in zip(files.folders, files.names, strict=True)])
         # one sequence of each image, and the place of each sequence's image among them
         _, self.firsts, self.image = np.unique(paths, return_index=True, return_inverse=True)
-
-    @property
-    def salt(self) -> str:
-        """What defines the frames beside boxes and names."""
-        sizes = hashlib.sha256(np.ascontiguousarray(self.sizes, "<i4").tobytes()).hexdigest()
-        return f"blend {VERSION} {self.outlines.digest()} {sizes}"
-
-    def path(self, sequence: int, frame: int) -> Path:
-        """The still image that the object is taken from."""
-        return self.files.path(sequence, frame)
 
     def box(self, sequence: int, frame: int, random: np.ndarray) -> np.ndarray:
         """The box (4,) of the pasted outline."""
@@ -129,7 +149,7 @@ class BlendSource:
         behind = _warp(behind, np.column_stack([turned, middle - turned @ middle]), (width, height), cv2.BORDER_REFLECT_101)
         pasted = _warp(self.files.load(sequence, 0, random), matrix, (width, height))
         alpha = np.zeros((height, width), np.uint8)
-        for ring in self.outlines.rings_of(sequence):
+        for ring in self.rings(sequence):
             # fillPoly counts pixel centres, in sixteenths here
             points = ring @ matrix[:, :2].T + matrix[:, 2] - 0.5
             cv2.fillPoly(alpha, [np.rint(points * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
@@ -143,7 +163,7 @@ class BlendSource:
         step = 1 + min(int(random[0] * others), others - 1)
         background = int(self.firsts[(int(self.image[sequence]) + step) % len(self.firsts)])
         size = self.sizes[background].astype(np.float64)
-        points = np.concatenate(self.outlines.rings_of(sequence))
+        points = np.concatenate(self.rings(sequence))
         linear = affine(random[3 : 3 + _AFFINE])
         side = np.sqrt(np.ptp(points @ linear.T, axis=0).prod())
         wanted = np.sqrt(size.prod()) * np.clip(side / np.sqrt(size.prod()), *BLEND_SIDES)
@@ -188,8 +208,3 @@ def _bounds(points: np.ndarray) -> np.ndarray:
     """The box (4,) around points (n, 2)."""
     low = points.min(axis=0)
     return np.concatenate([low, points.max(axis=0) - low])
-
-
-def _check_size(size: tuple[int, int], path: Path) -> None:
-    if max(size) >= 2**15:
-        raise FrameError(f"{path}: expected a canvas below 32,768 pixels, found {size[0]} x {size[1]}; check the annotated box")

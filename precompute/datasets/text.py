@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 _JOINT = "\0"  # the one character that no file name holds, beside the slash
+_COUNTED = re.compile(r"(.*?)(\d+)(\D*)")
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing wrong with a data set: the file, the line (from 1; 0 = the file as a whole) and what is wrong."""
 
     file: str
@@ -36,12 +38,19 @@ class Fault(Exception):
         self.problem = Problem(file, line, what)
 
 
+@contextmanager
+def expecting(path: Path | str, what: str, remedy: str) -> Iterator[None]:
+    """Turns an error of the operating system about this file or folder into a `Fault`."""
+    try:
+        yield
+    except OSError as error:
+        raise Fault(str(path), 0, f"expected {what}, found none ({error.strerror}); {remedy}") from error
+
+
 def read_text(path: str) -> str:
     """The text of a small file, `\\n` line ends, without a byte-order mark."""
-    try:
+    with expecting(path, "this file", "restore it"):
         content = Path(path).read_bytes()
-    except OSError as error:
-        raise Fault(path, 0, f"expected this file, found none ({error.strerror}); restore it") from error
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -57,6 +66,26 @@ def read_list(path: str) -> list[str]:
     return names
 
 
+def find_split_file(root: Path, name: str) -> Path:
+    """A split file: absolute, relative to the data set's root, or relative to the working folder, in this order."""
+    return root / name if (root / name).exists() else Path(name) if Path(name).exists() else root / name
+
+
+def sequences_named(split_file: str, names: Sequence[str], root: Path) -> list[int]:
+    """Indices of the sequences that a split file picks, in its order: names, or 0-based indices into the whole list, one a line."""
+    path = str(find_split_file(root, split_file))
+    by_name = {name: index for index, name in enumerate(names)}
+    picked = []
+    for line, text in enumerate(read_list(path), 1):
+        if text in by_name:
+            picked.append(by_name[text])
+        elif text.isdecimal() and int(text) < len(names):
+            picked.append(int(text))
+        else:
+            raise Fault(path, line, f"expected a sequence name or an index below {len(names)}, found '{text[:60]}'; mend the line")
+    return picked
+
+
 def read_boxes(path: str) -> np.ndarray:
     """Boxes (n, 4) float64, one `x,y,w,h` a line, separated by commas, tabs, semicolons or spaces.
 
@@ -65,24 +94,19 @@ def read_boxes(path: str) -> np.ndarray:
     """
     text = read_text(path).rstrip()
     lines = text.split("\n") if text else []
-    # one pass over the whole file where every line has three commas; anything else is read line by line
-    if all(line.count(",") == 3 for line in lines):
-        try:
-            boxes = np.array(list(map(float, text.replace("\n", ",").split(","))) if lines else [], np.float64).reshape(-1, 4)
-        except ValueError:
-            pass
-        else:
+    # one pass over the whole file where every line has three commas; anything else, faults too, is read line by line
+    if lines and all(line.count(",") == 3 for line in lines):
+        with suppress(ValueError):
+            boxes = np.array(list(map(float, text.replace("\n", ",").split(","))), np.float64).reshape(-1, 4)
             if np.isfinite(boxes).all():
                 return boxes
     return np.array([_box(path, number, line) for number, line in enumerate(lines, 1)], np.float64).reshape(-1, 4)
 
 
 def _box(path: str, number: int, line: str) -> list[float]:
-    fields = [field for field in re.split(r"\s*[,;]\s*|\s+", line.strip()) if field]
-    try:
-        values = [float(field) for field in fields]
-    except ValueError:
-        values = []
+    values: list[float] = []
+    with suppress(ValueError):
+        values = [float(field) for field in re.split(r"[,;\s]+", line) if field]
     if len(values) != 4:
         raise Fault(path, number, f"expected four numbers x,y,w,h, found '{line.strip()[:60]}'; mend the line")
     if not all(map(math.isfinite, values)):
@@ -115,10 +139,7 @@ def sort_names(names: list[str]) -> list[str]:
 
 def pack_names(names: list[str]) -> str:
     """One string for the frame names of a sequence: the first name where the others count up from it, else all, joined by NUL."""
-    if not names:
-        return ""
-    match = re.fullmatch(r"(.*?)(\d+)(\D*)", names[0])
-    if match:
+    if names and (match := _COUNTED.fullmatch(names[0])):
         head, digits, tail = match.groups()
         start, width = int(digits), len(digits)
         if all(name == f"{head}{number:0{width}d}{tail}" for number, name in enumerate(names, start)):
@@ -132,8 +153,7 @@ def unpack_name(packed: str, frame: int) -> str:
         return packed.split(_JOINT)[frame]
     if frame == 0:
         return packed
-    match = re.fullmatch(r"(.*?)(\d+)(\D*)", packed)
-    if match is None:
+    if (match := _COUNTED.fullmatch(packed)) is None:
         raise IndexError(frame)
     head, digits, tail = match.groups()
     return f"{head}{int(digits) + frame:0{len(digits)}d}{tail}"

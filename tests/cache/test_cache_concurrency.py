@@ -27,7 +27,7 @@ while not go.exists():
     time.sleep(0.001)
 cache = kit.create(path)
 unit = kit.add_maps(cache)
-other = kit.add_maps(cache, teacher="other", target="iou", constants={}, teacher_identity={"architecture": "other"})
+other = kit.add_maps(cache, teacher="other", name="iou", constants={}, teacher_identity={"architecture": "other"})
 for part in mine:
     kit.write(cache, cache.pairs, part)
     kit.write(cache, unit, part)
@@ -49,29 +49,28 @@ def together(path: Path, shares: list[str]) -> None:
     assert [worker.wait(60) for worker in workers] == [0] * len(shares)
 
 
-def test_the_order_of_writers_leaves_no_trace(kit, path):
-    alone = path.with_name(f"alone{path.suffix}")
-    one = kit.build(alone)
-    other = kit.add_maps(one, teacher="other", target="iou", constants={}, teacher_identity={"architecture": "other"})
+def test_the_order_of_writers_leaves_no_trace(kit, folder):
+    alone = folder.with_name("alone")
+    single = kit.build(alone)
+    other = kit.add_maps(single, teacher="other", name="iou", constants={}, teacher_identity={"architecture": "other"})
     for part in range(3):
-        kit.write(one, other, part)
-    together(path, ["2,0", "1"])
-    many = Cache.open(path)
+        kit.write(single, other, part)
+    together(folder, ["2,0", "1"])
+    many = Cache.open(folder)
     assert verify(many) == []
     assert sorted(record["part"] for record in many.history()) == [0, 1, 2]
-    assert many.pairs.entries() == one.pairs.entries()
-    for name, unit in one.targets().items():
+    assert many.pairs.entries() == single.pairs.entries()
+    for name, unit in single.targets().items():
         assert many.targets()[name].entries() == unit.entries()
-    if path.is_dir():
-        left, right = kit.tree(alone), kit.tree(path)
-        assert right.pop("ledger/history.jsonl") is not None
-        assert left == right
-    assert sorted(place.name for place in path.parent.iterdir() if not place.name.startswith("go-")) == sorted([path.name, alone.name])
+    left, right = kit.tree(alone), kit.tree(folder)
+    assert right.pop("ledger/history.jsonl") is not None
+    assert left == right
+    assert sorted(place.name for place in folder.parent.iterdir() if not place.name.startswith("go-")) == ["alone", "cache"]
 
 
-def test_a_reader_sees_parts_as_others_publish_them(kit, path):
-    kit.create(path)
-    reader, writer = Cache.open(path), Cache.open(path)
+def test_a_reader_sees_parts_as_others_publish_them(kit, folder):
+    kit.create(folder)
+    reader, writer = Cache.open(folder), Cache.open(folder)
     assert reader.targets() == {}
     for part in range(3):
         kit.write(writer, writer.pairs, part)

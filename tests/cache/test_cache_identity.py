@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cache import caches_below, diff, find
+from cache import diff, find
+from cache.locate import caches_below
 from configs.errors import RequestError
 from configs.files import fingerprint
 
@@ -31,16 +32,16 @@ def test_diff_tells_apart_what_python_takes_for_equal_and_shows_whole_digests():
 
 
 def test_the_fingerprint_follows_the_identity_alone(kit, tmp_path):
-    one = kit.create(tmp_path / "one")
-    two = kit.create(tmp_path / "two.h5", metadata={"sequences": ["other"]})
-    three = kit.create(tmp_path / "three", identity={**kit.IDENTITY, "split": "val"})
-    assert one.fingerprint == two.fingerprint == fingerprint({"layout": 1, "identity": one.identity})
-    assert three.fingerprint != one.fingerprint
+    first = kit.create(tmp_path / "first")
+    second = kit.put(kit.create(tmp_path / "second", metadata={"sequences": ["other"]}), tmp_path / "second.h5")
+    third = kit.create(tmp_path / "third", identity={**kit.IDENTITY, "split": "val"})
+    assert first.fingerprint == second.fingerprint == fingerprint({"layout": 2, "identity": first.identity})
+    assert third.fingerprint != first.fingerprint
 
 
 def test_find_takes_the_largest_that_fits(kit, tmp_path):
     kit.create(tmp_path / "small", count=8, identity={**kit.IDENTITY, "count": 8})
-    kit.create(tmp_path / "deep" / "large.h5", count=24, identity={**kit.IDENTITY, "count": 24})
+    kit.put(kit.create(tmp_path / "made", count=24, identity={**kit.IDENTITY, "count": 24}), tmp_path / "deep" / "large.h5")
     kit.create(tmp_path / "other", count=32, identity={**kit.IDENTITY, "count": 32, "split": "val"})
     (tmp_path / ".large.h5.tmp").mkdir()
     (tmp_path / "notes.txt").write_text("no cache")
@@ -61,11 +62,9 @@ def test_find_tells_the_differences_to_the_nearest_and_the_remedy(kit, tmp_path)
         find(tmp_path, {**kit.IDENTITY, "pairs": {"seed": 3, "crop_size": 64}}, remedy="", ignore=["split"])
 
 
-def test_find_passes_over_what_cannot_be_read(kit, tmp_path, monkeypatch):
-    with monkeypatch.context() as later:
-        later.setattr("cache.store.LAYOUT", 2)
-        kit.create(tmp_path / "later")
-    with pytest.raises(RequestError, match=r"expected a cache below it, found none \(.*layout version 1, found version 2"):
+def test_find_passes_over_what_cannot_be_read(kit, old, tmp_path):
+    old(tmp_path / "old")
+    with pytest.raises(RequestError, match=r"expected a cache below it, found none \(.*layout version 2, found version 1"):
         find(tmp_path, kit.IDENTITY)
     kit.create(tmp_path / "now")
     kit.create(tmp_path / "damaged")

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cache.hdf5_store
-import cache.zarr_store
+import cache.backends.zarr_disk
 from cache import Cache
-from cache.collect import drop_target, drop_unfinished
+from cache.gc import drop_target, drop_unfinished
 from cache.verify import verify
 
 # A child process is killed at its n-th call that changes a file, for n = 0, 1, ... until one lives; each has a copy of its own.
@@ -24,7 +23,7 @@ import os, shutil, signal, sys
 from pathlib import Path
 import numpy as np
 from cache import Cache
-from cache.collect import drop_target
+from cache.gc import drop_target
 
 source, out, work = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 step = int(sys.argv[4])
@@ -54,11 +53,11 @@ def armed(name, calls, at):
 for turn in range(0, 400, step):
     path = out / f"{turn:03d}" / source.name
     path.parent.mkdir(parents=True)
-    shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
+    shutil.copytree(source, path)
     child = os.fork()
     if child == 0:
         calls = [0]
-        for name in ("replace", "rename", "fsync", "pwrite", "ftruncate", "unlink", "rmdir"):
+        for name in ("replace", "rename", "fsync", "unlink", "rmdir"):
             armed(name, calls, turn)
         work_on(path)
         os._exit(0)
@@ -76,17 +75,17 @@ def killed(kit, source: Path, work: str, step: int) -> list[Path]:
     np.savez(source.parent / "part.npz", **{name: kit.numbers(array)[8:16] for name, array in arrays.items()})
     (source.parent / "crops.txt").write_text("\n".join(" ".join(image.hex() for image in pair) for pair in kit.images()[8:16]))
     out = source.parent / "killed"
-    root = Path(cache.zarr_store.__file__).parent.parent
+    root = Path(cache.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-c", KILLER, source, out, work, str(step)], check=True, env=environment, timeout=60)
     return sorted(out.glob(f"*/{source.name}"))
 
 
-def test_a_killed_write_leaves_a_part_or_none(kit, path):
-    store = kit.create(path)
+def test_a_killed_write_leaves_a_part_or_none(kit, folder):
+    store = kit.create(folder)
     kit.write(store, store.pairs, 0)
     before = store.pairs.entries()[0]
-    places = killed(kit, path, "write", 2 if path.is_dir() else 5)
+    places = killed(kit, folder, "write", 2)
     assert len(places) > 5
     states = set()
     reference = None
@@ -97,38 +96,33 @@ def test_a_killed_write_leaves_a_part_or_none(kit, path):
         faults = verify(again)
         assert all("unfinished" in fault.what or "remains" in fault.what for fault in faults), faults
         kit.write(again, again.pairs, 1)
-        content = kit.tree(place) if place.is_dir() else again.pairs.entries()
+        content = kit.tree(place)
         reference = content if reference is None else reference
         assert content == reference
         assert [fault.what for fault in verify(Cache.open(place))] == ["unfinished, 1 of 3 parts are not published (2)"]
-        assert [name for name in os.listdir(place.parent) if name != place.name] in ([], [leftover(place)])
+        assert os.listdir(place.parent) == [place.name]
     assert states == {True, False}
 
 
-def leftover(place: Path) -> str:
-    """The one thing that a kill may leave beside an HDF5 file: the temporary file of a journal."""
-    return next((name for name in os.listdir(place.parent) if name.startswith(f".{place.name}.journal.")), "nothing")
-
-
-def test_a_killed_write_of_compressed_arrays_is_made_good_to_the_byte(kit, path):
-    store = kit.create(path)
+def test_a_killed_write_of_compressed_arrays_is_made_good_to_the_byte(kit, folder):
+    store = kit.create(folder)
     kit.add_maps(store)
-    places = killed(kit, path, "write maps", 2 if path.is_dir() else 5)
+    places = killed(kit, folder, "write maps", 2)
     assert len(places) > 3
     states, contents = set(), []
     for place in places:
         unit = Cache.open(place).target("atom", "maps")
         states.add(unit.published(1))
         kit.write(Cache.open(place), unit, 1)
-        contents.append(kit.tree(place) if place.is_dir() else (unit.entries(), unit.nbytes()))
+        contents.append(kit.tree(place))
         assert np.array_equal(unit.read(8, 16)["layer3"], kit.numbers(kit.MAPS[1])[8:16].astype("float16"))
     assert states == {True, False}
     assert all(content == contents[-1] for content in contents)
 
 
-def test_a_killed_drop_leaves_a_target_or_none(kit, path):
-    kit.fill(path)
-    places = killed(kit, path, "drop", 2 if path.is_dir() else 3)
+def test_a_killed_drop_leaves_a_target_or_none(kit, folder):
+    kit.fill(folder)
+    places = killed(kit, folder, "drop", 2)
     assert len(places) > 3
     states = set()
     for place in places:
@@ -159,7 +153,7 @@ def test_a_full_disk_leaves_the_part_unpublished(kit, tmp_path, monkeypatch, nth
     path = tmp_path / "cache"
     store = kit.create(path)
     kit.write(store, store.pairs, 0)
-    real, calls = cache.zarr_store.write_atomic, []
+    real, calls = cache.backends.zarr_disk.write_atomic, []
 
     def full(path, content):
         calls.append(path)
@@ -169,7 +163,7 @@ def test_a_full_disk_leaves_the_part_unpublished(kit, tmp_path, monkeypatch, nth
         real(path, content)
 
     with monkeypatch.context() as at, pytest.raises(OSError, match="No space left"):
-        at.setattr(cache.zarr_store, "write_atomic", full)
+        at.setattr(cache.backends.zarr_disk, "write_atomic", full)
         kit.write(store, store.pairs, 1)
     assert not store.pairs.published(1)
     remains = [fault for fault in verify(store) if "remains" in fault.what]
@@ -181,29 +175,6 @@ def test_a_full_disk_leaves_the_part_unpublished(kit, tmp_path, monkeypatch, nth
     for part in range(3):
         kit.write(whole, whole.pairs, part)
     assert kit.tree(path) == kit.tree(tmp_path / "whole")
-
-
-@pytest.mark.parametrize("name, nth", [("pwrite", 0), ("pwrite", 3), ("fsync", 0), ("replace", 0)])
-def test_a_full_disk_leaves_the_hdf5_file_as_it_was(kit, tmp_path, monkeypatch, name, nth):
-    path = tmp_path / "cache.h5"
-    store = kit.create(path)
-    kit.write(store, store.pairs, 0)
-    before, real, calls = path.read_bytes(), getattr(os, name), []
-
-    def full(*arguments):
-        calls.append(name)
-        if len(calls) > nth:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(*arguments)
-
-    with monkeypatch.context() as at, pytest.raises(OSError, match="No space left"):
-        at.setattr(os, name, full)
-        kit.write(store, store.pairs, 1)
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["cache.h5"]
-    kit.write(store, store.pairs, 1)
-    assert store.pairs.missing() == [2]
-    assert len(store.pairs.read(0, 16)["grey"]) == 16
 
 
 def test_remains_of_another_content_do_not_shine_through(kit, tmp_path):
@@ -223,24 +194,21 @@ def test_remains_of_another_content_do_not_shine_through(kit, tmp_path):
     assert kit.tree(path) == whole
 
 
-def test_a_killed_creation_leaves_nothing_that_counts(kit, path, monkeypatch):
+def test_a_killed_creation_leaves_nothing_that_counts(kit, folder, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as at, pytest.raises(KeyboardInterrupt):
-        at.setattr(cache.zarr_store, "_move", stop)
-        at.setattr(os, "link", stop)
-        kit.create(path)
-    assert not path.exists()
-    assert os.listdir(path.parent) == []
-    store = kit.create(path)
+        at.setattr(cache.backends.zarr_disk, "_move", stop)
+        kit.create(folder)
+    assert os.listdir(folder.parent) == []
+    store = kit.create(folder)
     with monkeypatch.context() as at, pytest.raises(KeyboardInterrupt):
-        at.setattr(cache.zarr_store, "_move", stop)
-        at.setattr(cache.hdf5_store.Transaction, "commit", stop)
+        at.setattr(cache.backends.zarr_disk, "_move", stop)
         kit.add_maps(store)
-    assert Cache.open(path).targets() == {}
+    assert Cache.open(folder).targets() == {}
     kit.add_maps(store)
-    assert set(Cache.open(path).targets()) == {("atom", "maps")}
+    assert set(Cache.open(folder).targets()) == {("atom", "maps")}
 
 
 def test_a_ledger_entry_is_one_json_object(kit, tmp_path):

@@ -9,8 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from cache import Cache, collect
-from cache.export import export
+from cache import Cache, gc
 from cache.verify import verify
 from configs.errors import RequestError, RunError
 
@@ -29,7 +28,7 @@ def edit(path, change):
 
 def mend(cache, kit):
     """What the remedy of a damaged part says."""
-    for action in collect.drop_damaged(cache):
+    for action in gc.drop_damaged(cache):
         action.apply()
     again = Cache.open(cache.path)
     for unit in (again.pairs, again.target("atom", "maps")):
@@ -80,7 +79,7 @@ def test_a_lost_ledger_entry_shows_as_remains(kit, tmp_path):
     assert lines[0].startswith("targets/atom/maps: unfinished, 1 of 3 parts are not published (1); run `make cache`")
     assert [line.split(":")[0] for line in lines[1:]] == ["targets/atom/maps/layer2/c.1.0.0.0", "targets/atom/maps/layer3/c.1.0.0.0"]
     assert all("unpublished remains of a part" in line and "--unfinished" in line for line in lines[1:])
-    for action in collect.drop_unfinished(Cache.open(path)):
+    for action in gc.drop_unfinished(Cache.open(path)):
         action.apply()
     assert len(verify(Cache.open(path))) == 1
     kit.write(Cache.open(path), Cache.open(path).target("atom", "maps"), 1)
@@ -105,6 +104,7 @@ def test_a_lost_ledger_entry_shows_as_remains(kit, tmp_path):
         (lambda p: (p / "targets/atom/maps/zarr.json").write_text("{}"), "targets/atom/maps", "attributes differ from their seal"),
         (lambda p: edit(p / "pairs/grey/zarr.json", lambda e: e.update(fill_value=True)), "pairs/grey", "zarr.json differs"),
         (lambda p: (p / "pairs/grey/zarr.json").unlink(), "pairs/grey", "zarr.json is missing"),
+        (lambda p: (p / "targets/atom/maps/layer3/zarr.json").unlink(), "targets/atom/maps/layer3", "zarr.json is missing"),
         (lambda p: flip(p / "targets/atom/maps/constants/projection/c.0.0", 3), "targets/atom/maps", "constants: .* found other numbers"),
         (lambda p: (p / "notes.txt").write_text("x"), "notes.txt", "foreign file"),
         (lambda p: (p / "pairs/grey/c.7").write_text("x"), "pairs/grey/c.7", "foreign file"),
@@ -117,9 +117,17 @@ def test_other_damage_is_named(kit, tmp_path, damage, where, text):
     damage(path)
     faults = verify(Cache.open(path))
     assert where in [fault.where for fault in faults]
+    assert verify(Cache.open(path), deep=True) == faults
     assert re.search(text, next(fault.what for fault in faults if fault.where == where))
     if where.startswith("targets/atom/maps"):
         assert "--target atom/maps" in faults[0].remedy
+
+
+def test_a_foreign_file_beside_a_constant_is_named(kit, tmp_path):
+    path = tmp_path / "cache"
+    kit.fill(path)
+    (path / "targets/atom/maps/constants/projection/notes.txt").write_text("x")
+    assert [fault.where for fault in verify(Cache.open(path))] == ["targets/atom/maps/constants/projection/notes.txt"]
 
 
 def test_damage_never_reaches_a_reader_as_numbers(kit, tmp_path):
@@ -148,9 +156,9 @@ def test_offsets_outside_the_part_are_refused(kit, tmp_path):
         Cache.open(path).read_crops(8, 16)
 
 
-def test_hdf5_damage_is_named_and_mended(kit, tmp_path):
+def test_damage_of_a_copy_is_named_and_the_remedy_is_another_copy(kit, tmp_path):
     path = tmp_path / "cache.h5"
-    entries = kit.fill(path).pairs.entries()
+    kit.fill(path)
     assert verify(Cache.open(path)) == []
     with h5py.File(path) as file:
         at = file["pairs/ref_box"].id.get_chunk_info(2).byte_offset  # the first chunk of part 1
@@ -159,50 +167,35 @@ def test_hdf5_damage_is_named_and_mended(kit, tmp_path):
     assert [(fault.where, fault.part, fault.pairs, fault.what) for fault in faults] == [
         ("pairs/ref_box", 1, "8-15", "checksum of the rows differs")
     ]
-    again = mend(Cache.open(path), kit)
-    assert verify(again) == []
-    assert again.pairs.entries() == entries
-    del again  # a file that is open for reading cannot be opened for writing by the same process
     with h5py.File(path, "r+") as file:
         file["foreign"] = np.zeros(3)
+        file["ledger/pairs/notes"] = 1
         file["targets/atom/maps/constants/projection"][0, 0] = 5
-        del file["pairs/grey"]
-    faults = {fault.where: fault.what for fault in verify(Cache.open(path)) if fault.part is None}
-    assert faults["foreign"] == "foreign object"
-    assert faults["pairs/grey"] == "dataset is missing"
-    assert "found other numbers" in faults["targets/atom/maps"]
+        del file["pairs/grey"], file["ledger/pairs/00002"]
+        file["ledger/pairs/00002"] = np.bytes_(b"[1]")
+    faults = verify(Cache.open(path))
+    named = {fault.where: fault.what for fault in reversed(faults)}
+    assert named["foreign"] == named["ledger/pairs/notes"] == "foreign object"
+    assert named["pairs/grey"] == "dataset is missing"
+    assert "found other numbers" in named["targets/atom/maps"]
+    assert "expected a ledger entry (JSON)" in named["ledger/pairs"]
+    assert {fault.remedy for fault in faults} == {"remove this copy and export its zarr cache again, finished and sound"}
+
+
+def test_a_copy_that_was_cut_short_is_no_cache(kit, tmp_path):
+    path = tmp_path / "cache.h5"
+    kit.fill(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(RequestError, match="expected a cache, found something else"):
+        Cache.open(path)
 
 
 def test_deep_finds_what_checksums_bear_out(kit, path):
-    cache = kit.create(path)
-    start, stop = cache.bounds(1)
+    made = kit.create(path.with_name("made"))
+    start, stop = made.bounds(1)
     crops = kit.images()[start:stop]
     crops[3] = (crops[3][0], b"\xff\xd8 no picture at all")
-    cache.pairs.write(1, {name: kit.numbers(array)[start:stop] for name, array in cache.pairs.arrays.items()}, crops)
+    made.pairs.write(1, {name: kit.numbers(array)[start:stop] for name, array in made.pairs.arrays.items()}, crops)
+    cache = kit.put(made, path)
     assert ["unfinished" in fault.what for fault in verify(cache)] == [True]
     assert [fault.what for fault in verify(cache, deep=True) if fault.part == 1] == ["test crop of pair 11 cannot be decoded"]
-
-
-def test_a_copy_goes_on_and_comes_back_byte_by_byte(kit, tmp_path):
-    source = kit.fill(tmp_path / "cache")
-    source.add_history({"seconds": 2})
-    kit.create(tmp_path / "copy.h5")
-    half = Cache.open(tmp_path / "copy.h5")
-    kit.write(half, half.pairs, 1)
-    lines = []
-    copy = export(source, tmp_path / "copy.h5", lines.append)
-    assert lines[:2] == ["pairs: part 1 of 3", "pairs: part 3 of 3"]
-    assert verify(copy) == []
-    assert copy.metadata == source.metadata
-    export(copy, tmp_path / "back")
-    assert kit.tree(tmp_path / "back") == kit.tree(tmp_path / "cache")
-    with pytest.raises(RequestError, match=r"split: cached .* name another place for the copy"):
-        export(kit.create(tmp_path / "other", identity={**kit.IDENTITY, "split": "val"}), tmp_path / "back")
-
-
-def test_a_copy_of_damage_is_refused(kit, tmp_path):
-    source = kit.fill(tmp_path / "cache")
-    flip(tmp_path / "cache/crops/jpeg/c.1", 100)
-    with pytest.raises(RunError, match="crops/jpeg, part 1: expected sound bytes to copy, found checksum of the shard differs"):
-        export(source, tmp_path / "copy.h5")
-    assert Cache.open(tmp_path / "copy.h5").pairs.missing() == [1, 2]

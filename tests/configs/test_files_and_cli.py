@@ -1,4 +1,4 @@
-"""Atomic writes, and the one-line errors of every command."""
+"""Atomic writes, the one-line errors of every command, and where overrides may stand on a command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from configs.cli import run
+from configs.cli import Parser, run
 from configs.errors import RequestError, RunError
 from configs.files import atomic_writer, fingerprint, write_atomic
 
@@ -50,3 +50,64 @@ def test_errors_are_one_line_and_have_their_code(error, code, text, capsys):
 
 def test_success_is_zero():
     assert run(lambda arguments: None, []) == 0
+
+
+def commands() -> Parser:
+    """Commands like those of the rooms: options of one value, of none and of several, required and free arguments."""
+    top = Parser(prog="x")
+    parts = top.add_subparsers(dest="command", required=True)
+    single = parts.add_parser("run")
+    single.add_argument("--setting", required=True)
+    single.add_argument("--teacher")
+    single.add_argument("--force", action="store_true")
+    single.add_overrides("changes")
+    many = parts.add_parser("study")
+    many.add_argument("settings", nargs="+")
+    many.add_argument("--seeds", nargs="+", default=["0"])
+    many.add_overrides("changes")
+    parts.add_parser("report").add_argument("runs", nargs="+")
+    return top
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("run --setting gt", {"overrides": []}),
+        ("run a=1 --setting gt b=2 -- c=3 d=4", {"setting": "gt", "overrides": ["a=1", "b=2", "c=3", "d=4"]}),
+        ("run --setting gt --force a=1", {"force": True, "overrides": ["a=1"]}),
+        ("run --setting gt --teacher a=b.pth c=1", {"teacher": "a=b.pth", "overrides": ["c=1"]}),
+        ("run --setting=gt --teacher=a=b.pth c=1", {"teacher": "a=b.pth", "overrides": ["c=1"]}),
+        ("study gt a=1 ts --seeds 0 1 b=2", {"settings": ["gt", "ts"], "seeds": ["0", "1"], "overrides": ["a=1", "b=2"]}),
+        ("report a=1 b", {"runs": ["a=1", "b"]}),
+    ],
+)
+def test_overrides_stand_anywhere_but_are_no_value_of_an_option(line, wanted):
+    options = vars(commands().parse_args(line.split()))
+    assert {key: options[key] for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("run --setting gt foo", "unrecognized arguments: foo"),
+        ("run --setting gt a=1 --seting ts", "unrecognized arguments: --seting"),
+        ("run --setting gt -x=1", "unrecognized arguments: -x=1"),
+        ("run --setting gt -- a=1 foo -x=1", "expected key=value behind --, found foo -x=1"),
+        ("study gt -- ts", "expected key=value behind --, found ts"),
+        ("study a=1", "the following arguments are required: settings;"),
+        ("report a --out=b", "unrecognized arguments: --out=b"),
+    ],
+)
+def test_a_word_that_is_no_override_is_named(line, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        commands().parse_args(line.split())
+    said = capsys.readouterr().err
+    assert (end.value.code, said.count("\n")) == (2, 1)
+    assert message in said
+
+
+def test_the_help_lists_overrides_as_one_argument(capsys):
+    with pytest.raises(SystemExit):
+        commands().parse_args(["run", "--help"])
+    said = capsys.readouterr().out
+    assert "[key=value ...]" in said and "changes" in said

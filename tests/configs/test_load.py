@@ -85,7 +85,11 @@ def test_a_file_may_have_the_name_of_one_of_its_bases(tmp_path):
 
 def test_overrides_and_files_go_on_top_of_like(tmp_path):
     config = configs.load("sep", ["like=demo", "train.epochs=8", "pairs.count=7"])
-    assert [phase.epochs for phase in config.phases] == [4, 4] and config.pairs.count == 7 and config.pairs.crop_size == 144
+    assert (
+        [phase.epochs for phase in config.phases] == [4, 4]
+        and config.pairs.count == 7
+        and config.pairs.ref.size == config.pairs.test.size == 144
+    )
     assert configs.load("ts", ["like=demo", "like=null"]) == configs.load("ts")
     own = tmp_path / "own.yaml"
     own.write_text("base: ts\nlike: demo\nlosses: {teacher_soft: 3}\n")
@@ -97,16 +101,18 @@ def test_overrides_and_files_go_on_top_of_like(tmp_path):
 
 
 def test_overrides_reach_every_depth():
-    config = configs.load("atom_cfkd", ["train.epochs=2", "train.lr=1e-3", "losses.correlation_filter=null", "pairs.crop_size=144"])
-    assert (config.train.epochs, config.train.lr, config.pairs.crop_size) == (2, 1e-3, 144)
+    config = configs.load("atom_cfkd", ["train.epochs=2", "train.lr=1e-3", "losses.correlation_filter=null", "pairs.test.size=144"])
+    assert (config.train.epochs, config.train.lr, config.pairs.test.size, config.pairs.ref.size) == (2, 1e-3, 144, 288)
+    # one field alone keeps the defaults of its own image
+    assert (config.pairs.test.scale_jitter, config.pairs.test.center_jitter, config.pairs.ref.center_jitter) == (0.5, 4.5, 0)
     assert config.losses.correlation_filter is None
 
 
 def test_a_number_sets_a_weight_and_keeps_the_other_fields():
     term = configs.load("atom_tskd", ["losses.teacher_soft=3"]).losses.teacher_soft
     assert term is not None and (term.weight, term.form) == (3, "mse")
-    term = configs.load("atom_cfkd", ["losses.fidelity.form=smooth_l1"]).losses.fidelity
-    assert term is not None and (term.weight, term.form) == (100, "smooth_l1")
+    fidelity = configs.load("atom_cfkd", ["losses.fidelity.form=smooth_l1"]).losses.fidelity
+    assert fidelity is not None and (fidelity.weight, fidelity.form) == (100, "smooth_l1")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +122,9 @@ def test_a_number_sets_a_weight_and_keeps_the_other_fields():
         (["losses.fidelty=2"], r"found 'losses.fidelty' \(nearest: 'fidelity'\)"),
         (["losses.fidelity.wieght=2"], r"'weight'"),
         (["train.epochs=few"], r"train.epochs: expected a valid integer.*found 'few'"),
-        (["pairs.crop_size=100"], r"multiple of 16, found 100"),
+        (["pairs.ref.size=100"], r"pairs.ref.size: expected a multiple of 16, found 100"),
+        (["pairs.crop_size=144"], r"expected pairs.ref.size and pairs.test.size, found pairs.crop_size, their name in earlier versions"),
+        (["pairs.test_scale_jitter=1"], r"expected pairs.test.scale_jitter, found pairs.test_scale_jitter"),
         (["train"], r"expected key=value"),
         (["train.epochs.deep.er=1"], r"."),
         (["train.augment=fresh", "train.teacher=cached"], r"train.augment=fresh clashes with train.teacher=cached"),
@@ -131,11 +139,9 @@ def test_a_wrong_override_is_one_line(overrides, message):
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_setting_and_dataset_name_the_nearest():
+def test_an_unknown_setting_names_the_nearest():
     with pytest.raises(RequestError, match=r"found 'atom_cfk' \(nearest: 'atom_cfkd'\)"):
         configs.load("atom_cfk")
-    with pytest.raises(RequestError, match=r"found 'got10' \(nearest: 'got10k'\)"):
-        configs.dataset_entry("got10")
 
 
 def test_a_file_of_ones_own_may_inherit_from_a_setting(tmp_path):
@@ -149,33 +155,16 @@ def test_a_file_of_ones_own_may_inherit_from_a_setting(tmp_path):
         configs.load(str(tmp_path / "a.yaml"))
 
 
-def test_dataset_roots_come_from_the_environment(monkeypatch):
-    monkeypatch.delenv("GOT10K_ROOT", raising=False)
-    with pytest.raises(RequestError, match="GOT10K_ROOT to name its folder, found it unset"):
-        configs.dataset_entry("got10k")
-    monkeypatch.setenv("GOT10K_ROOT", "/somewhere")
-    assert configs.dataset_entry("got10k")["root"] == "/somewhere"
-    monkeypatch.delenv("DEMO_ROOT", raising=False)
-    assert configs.dataset_entry("demo")["root"] == "data/demo"
-
-
-def test_the_validation_split_has_no_photometry_and_its_own_count():
-    pairs = configs.load("atom_cfkd", ["pairs.count=100", "pairs.val_count=20"]).pairs
-    train, val = configs.pair_identity(pairs, "demo", "train"), configs.pair_identity(pairs, "demo", "val")
-    assert (train["count"], val["count"]) == (100, 20)
-    assert (val["brightness"], val["grey_probability"]) == (0, 0) and train["brightness"] == 0.2
-    assert "val_count" not in train
-
-
-def test_describe_lists_every_field_with_its_default():
-    rows = {name: (default, text) for name, default, text in configs.describe()}
+def test_field_help_lists_every_field_with_its_default():
+    rows = {name: (default, text) for name, default, text in configs.field_help()}
     assert rows["train.epochs"][0] == "50"
     assert rows["pairs.proposal_sigmas"][0] == "[0.01, 0.05, 0.1, 0.2, 0.3]"
+    assert (rows["pairs.ref.center_jitter"][0], rows["pairs.test.center_jitter"][0]) == ("0.0", "4.5")
     assert rows["losses.correlation_filter.normalise"][0] == "batch"
     assert all(text for _, text in rows.values())
 
 
-def test_the_readme_lists_every_setting_with_what_it_is():
-    readme = (SETTINGS.parents[1] / "README.md").read_text()
-    table = readme.split("| setting | objective |\n|---|---|\n")[1].split("\n\n")[0]
+def test_the_documents_list_every_setting_with_what_it_is():
+    page = (SETTINGS.parents[1] / "docs" / "settings.md").read_text()
+    table = page.split("| setting | objective |\n|---|---|\n")[1].split("\n\n")[0]
     assert table == "\n".join(f"| `{name}` | {doc} |" for name, doc in configs.settings().items())

@@ -8,7 +8,7 @@ import pytest
 
 import configs
 
-COMMON = {"batch": 32, "epochs": 50, "batches": 1000, "lr": 1e-2, "backbone_lr": None, "lr_step": 15, "gamma": 0.1}
+COMMON: dict[str, Any] = {"batch": 32, "epochs": 50, "batches": 1000, "lr": 1e-2, "backbone_lr": None, "lr_step": 15, "gamma": 0.1}
 COMMON |= {"val_batches": 500, "val_every": 5, "freeze": ()}
 MOBILENET, RESNET = "atom_mobilenetsmall", "atom_resnet18"
 SOFT = {"teacher_soft": (1, "smooth_l1")}
@@ -45,8 +45,8 @@ FORMULAS: dict[str, dict[str, Any]] = {
     "tracking": {"layers": ("layer1", "layer2", "layer3"), "sigma": 0.25, "regularisation": 1e-5},
     "mutual_students": {"dull": 1.0, "intelligent": 0.5, "decay": 0.9, "threshold": 0.005},
 }
-SAMPLING = {"mode": "interval", "max_gap": 50, "min_frames": 20, "min_visible": 5, "crop_size": 288, "search_area_factor": 5.0}
-SAMPLING |= {"ref_scale_jitter": 0.0, "ref_center_jitter": 0.0, "test_scale_jitter": 0.5, "test_center_jitter": 4.5}
+SAMPLING = {"mode": "interval", "max_gap": 50, "min_frames": 20, "min_visible": 5}
+IMAGES = {"ref": (288, 5.0, 0.0, 0.0), "test": (288, 5.0, 0.5, 4.5)}
 SAMPLING |= {"grey_probability": 0.05, "brightness": 0.2, "proposals": 16, "proposal_sigmas": (0.01, 0.05, 0.1, 0.2, 0.3)}
 SAMPLING |= {"proposal_min_iou": 0.1}
 
@@ -81,6 +81,8 @@ def test_no_setting_is_left_out_and_all_share_formulas_and_sampling():
     for setting in sorted(ours):
         config = configs.load(setting)
         assert {name: getattr(config.pairs, name) for name in SAMPLING} == SAMPLING, setting
+        for name, image in zip(IMAGES, config.pairs.images, strict=True):
+            assert (image.size, image.area_factor, image.scale_jitter, image.center_jitter) == IMAGES[name], setting
         for phase in config.phases_or_one():
             for name, term in phase.losses.active().items():
                 wanted = FORMULAS.get(name, {})

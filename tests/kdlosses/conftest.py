@@ -1,4 +1,4 @@
-"""Small random scenes: crop 96 (maps 48, 24, 12, 6; patches 11, 5, 3, 3), B pairs, N = 5 proposals."""
+"""Small random scenes, B pairs, N = 5 proposals, in three geometries; by default both crops have 96 pixels (maps 48, 24, 12, 6)."""
 
 from __future__ import annotations
 
@@ -9,51 +9,81 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.schema import Losses
-from kdlosses import TARGETS, Objective, Pairs, build_objective
+from configs.schema import ImageConfig, Losses, PairsConfig, SearchImageConfig
+from kdlosses import TARGETS, Objective, Sizes, build_objective, target_spec
 from models import STRIDES, Outputs
+from pairs.batch import Boxes
 
-CROP, N = 96, 5
+N = 5
 STUDENT = {"conv1": 4, "layer1": 3, "layer2": 5, "layer3": 6}
 TEACHER = {"conv1": 6, "layer1": 7, "layer2": 8, "layer3": 9}
 
 
-def outputs(channels: dict[str, int], batch: int, seed: int, *, numbers: int = 1, positive: bool = False, grad: bool = False) -> Outputs:
+def shaped(ref: tuple[int, float], test: tuple[int, float]) -> PairsConfig:
+    """(size, area_factor) of both images."""
+    first, second = ({"size": size, "area_factor": factor} for size, factor in (ref, test))
+    return PairsConfig(ref=ImageConfig(**first), test=SearchImageConfig(**second), proposals=N)
+
+
+EQUAL = shaped((96, 5.0), (96, 5.0))
+# the first: a target has as many pixels in either image; the second: fewer in ref, whose layer3 has an odd side
+UNEQUAL = {"small ref": shaped((64, 2.0), (128, 4.0)), "large ref": shaped((112, 5.0), (64, 2.0))}
+
+
+def outputs(
+    channels: dict[str, int],
+    batch: int,
+    seed: int,
+    *,
+    geometry: PairsConfig = EQUAL,
+    numbers: int = 1,
+    positive: bool = False,
+    grad: bool = False,
+) -> Outputs:
     random = torch.Generator().manual_seed(seed)
 
-    def maps() -> dict[str, Tensor]:
+    def maps(image: ImageConfig) -> dict[str, Tensor]:
         found = {}
         for layer, count in channels.items():
-            value = torch.randn(batch, count, CROP // STRIDES[layer], CROP // STRIDES[layer], generator=random) + 0.3
+            side = image.size // STRIDES[layer]
+            value = torch.randn(batch, count, side, side, generator=random) + 0.3
             found[layer] = (value.relu() if positive else value).requires_grad_(grad)
         return found
 
     shape = (batch, N) if numbers == 1 else (batch, N, numbers)
-    return Outputs((2 * torch.rand(shape, generator=random) - 1).requires_grad_(grad), maps(), maps())
+    prediction = (2 * torch.rand(shape, generator=random) - 1).requires_grad_(grad)
+    return Outputs(prediction, maps(geometry.ref), maps(geometry.test))
 
 
-def pairs(batch: int, seed: int = 0) -> Pairs:
+def boxes(batch: int, seed: int = 0, geometry: PairsConfig = EQUAL) -> Boxes:
     random = torch.Generator().manual_seed(seed)
     ref, test = (
-        torch.cat([15 + 40 * torch.rand(batch, 2, generator=random), 12 + 20 * torch.rand(batch, 2, generator=random)], 1) for _ in "rt"
+        torch.cat(
+            [image.size / 96 * (15 + 40 * torch.rand(batch, 2, generator=random)), 12 + 20 * torch.rand(batch, 2, generator=random)], 1
+        )
+        for image in geometry.images
     )
     noise = 6 * torch.rand(batch, N, 4, generator=random) - 3
-    return Pairs(ref, test, test[:, None] + noise, CROP)
+    return Boxes(ref, test, test[:, None] + noise, geometry.ref, geometry.test)
 
 
-def row(one: Outputs | Pairs, index: int) -> Outputs | Pairs:
+def row(batch: Outputs | Boxes, index: int) -> Outputs | Boxes:
     """Pair `index` alone, as a batch of 1."""
     cut = slice(index, index + 1)
-    if isinstance(one, Pairs):
-        return Pairs(one.ref_box[cut], one.test_box[cut], one.proposals[cut], one.crop_size)
-    return Outputs(one.prediction[cut], {k: v[cut] for k, v in one.ref.items()}, {k: v[cut] for k, v in one.test.items()})
+    if isinstance(batch, Boxes):
+        return batch.take(cut)
+    return Outputs(batch.prediction[cut], {k: v[cut] for k, v in batch.ref.items()}, {k: v[cut] for k, v in batch.test.items()})
 
 
-def rounded(targets: dict[str, Tensor], numbers: int = 1) -> dict[str, Tensor]:
+def sizes(numbers: int = 1, geometry: PairsConfig = EQUAL) -> Sizes:
+    return Sizes(TEACHER, numbers, geometry, STUDENT)
+
+
+def rounded(targets: dict[str, Tensor], numbers: int = 1, geometry: PairsConfig = EQUAL) -> dict[str, Tensor]:
     """What comes back from a cache: each array through its stored type."""
     found = dict(targets)
-    for name, target in TARGETS.items():
-        for array in target.arrays(TEACHER, numbers, N, CROP, student_channels=STUDENT):
+    for name in TARGETS:
+        for array in target_spec(name, sizes(numbers, geometry)).arrays:
             key = f"{name}/{array.name}"
             if key in found:
                 assert tuple(found[key].shape[1:]) == array.shape
@@ -68,12 +98,12 @@ def relative(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
-def leaves(one: Outputs) -> list[Tensor]:
-    return [one.prediction, *one.ref.values(), *one.test.values()]
+def leaves(student: Outputs) -> list[Tensor]:
+    return [student.prediction, *student.ref.values(), *student.test.values()]
 
 
-def gradients(loss: Tensor, one: Outputs) -> list[Tensor | None]:
-    return list(torch.autograd.grad(loss, leaves(one), allow_unused=True, retain_graph=True))
+def gradients(loss: Tensor, student: Outputs) -> list[Tensor | None]:
+    return list(torch.autograd.grad(loss, leaves(student), allow_unused=True, retain_graph=True))
 
 
 def same(found: Tensor, wanted: Tensor, student: Outputs, bound: float) -> None:
@@ -92,7 +122,14 @@ def objective(numbers: int = 1, teacher: bool = True, **losses: object) -> Objec
     return build_objective(Losses.model_validate(losses), STUDENT, TEACHER if teacher else None, numbers)
 
 
+@pytest.fixture(params=["equal", *UNEQUAL])
+def geometry(request: pytest.FixtureRequest) -> PairsConfig:
+    """Ref and test of the same size, and of two different ones."""
+    return UNEQUAL.get(request.param, EQUAL)
+
+
 @pytest.fixture
 def kit() -> SimpleNamespace:
-    tools: list[Callable[..., object]] = [outputs, pairs, row, rounded, relative, leaves, gradients, same, objective]
-    return SimpleNamespace(CROP=CROP, N=N, STUDENT=STUDENT, TEACHER=TEACHER, **{tool.__name__: tool for tool in tools})
+    tools: list[Callable[..., object]] = [outputs, boxes, row, sizes, rounded, relative, leaves, gradients, same, objective, shaped]
+    constants = {"N": N, "STUDENT": STUDENT, "TEACHER": TEACHER, "EQUAL": EQUAL, "UNEQUAL": UNEQUAL}
+    return SimpleNamespace(**constants, **{tool.__name__: tool for tool in tools})

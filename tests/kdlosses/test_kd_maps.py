@@ -9,34 +9,36 @@ import pytest
 import torch
 from torch.nn import functional
 
+from configs.schema import PairsConfig
 from kdlosses import correlation
-from kdlosses.correlation import correlate, fft_size, patch_size, target_patch
+from kdlosses.correlation import correlate, fft_size, target_patch
 from kdlosses.gaussian import gaussian
 from kdlosses.labels import box_label, iou_label, label
+from models import STRIDES
 
 
 def test_iou_label_matches_a_loop(kit: SimpleNamespace) -> None:
-    pairs = kit.pairs(3)
-    found = iou_label(pairs.proposals, pairs.test_box)
+    boxes = kit.boxes(3)
+    found = iou_label(boxes.proposals, boxes.test_box)
     for b in range(3):
         for n in range(kit.N):
-            px, py, pw, ph = pairs.proposals[b, n].tolist()
-            gx, gy, gw, gh = pairs.test_box[b].tolist()
+            px, py, pw, ph = boxes.proposals[b, n].tolist()
+            gx, gy, gw, gh = boxes.test_box[b].tolist()
             inter = max(0, min(px + pw, gx + gw) - max(px, gx)) * max(0, min(py + ph, gy + gh) - max(py, gy))
             assert found[b, n].item() == pytest.approx(2 * inter / (pw * ph + gw * gh - inter) - 1, abs=1e-5)
-    assert torch.equal(label(pairs, 1), found)
+    assert torch.equal(label(boxes, 1), found)
 
 
 def test_box_label_matches_a_loop(kit: SimpleNamespace) -> None:
-    pairs = kit.pairs(3)
-    found = box_label(pairs.proposals, pairs.test_box)
+    boxes = kit.boxes(3)
+    found = box_label(boxes.proposals, boxes.test_box)
     for b in range(3):
         for n in range(kit.N):
-            px, py, pw, ph = pairs.proposals[b, n].tolist()
-            gx, gy, gw, gh = pairs.test_box[b].tolist()
+            px, py, pw, ph = boxes.proposals[b, n].tolist()
+            gx, gy, gw, gh = boxes.test_box[b].tolist()
             wanted = [(gx + gw / 2 - px - pw / 2) / pw, (gy + gh / 2 - py - ph / 2) / ph, math.log(gw / pw), math.log(gh / ph)]
             assert found[b, n].tolist() == pytest.approx(wanted, abs=1e-5)
-    assert torch.equal(label(pairs, 4), found)
+    assert torch.equal(label(boxes, 4), found)
 
 
 def test_gaussian_matches_a_loop_and_stands_on_the_box() -> None:
@@ -64,12 +66,13 @@ def test_gaussian_is_differentiable_in_the_box() -> None:
         assert found[0, axis].item() == pytest.approx((up - down).item() / (2 * step), rel=2e-2)
 
 
-@pytest.mark.parametrize(("crop", "sizes"), [(288, [29, 15, 9, 5]), (96, [11, 5, 3, 3]), (144, [15, 9, 5, 3])])
-def test_patch_size_follows_the_crop(crop: int, sizes: list[int]) -> None:
-    assert [patch_size(crop, stride) for stride in (2, 4, 8, 16)] == sizes
-    for stride, k in zip((2, 4, 8, 16), sizes, strict=True):
-        plain = math.ceil(58 * crop / 288 / stride)
+def test_a_patch_has_the_cells_of_a_target_in_the_test_map(geometry: PairsConfig, kit: SimpleNamespace) -> None:
+    ref, boxes = kit.outputs(kit.STUDENT, 2, 0, geometry=geometry).ref, kit.boxes(2, geometry=geometry)
+    sides = {96: [11, 5, 3, 3], 128: [17, 9, 5, 3], 64: [17, 9, 5, 3]}[geometry.test.size]
+    for k, layer in zip(sides, ref, strict=True):
+        plain = math.ceil(58 * geometry.test.size / 288 * 5 / geometry.test.area_factor / STRIDES[layer])
         assert k == plain + (plain % 2 == 0)
+        assert target_patch(ref[layer], boxes, STRIDES[layer]).shape == (2, kit.STUDENT[layer], k, k)
 
 
 def test_fft_sizes() -> None:
@@ -120,11 +123,11 @@ def test_correlation_gradient_by_finite_differences_and_one_sided() -> None:
 
 
 def test_correlation_stays_float32_under_autocast(kit: SimpleNamespace) -> None:
-    student, pairs = kit.outputs(kit.STUDENT, 2, 0), kit.pairs(2)
+    student, boxes = kit.outputs(kit.STUDENT, 2, 0), kit.boxes(2)
     ref, test = student.ref["layer2"], student.test["layer2"]
-    plain = correlate(test, target_patch(ref, pairs, 8))
+    plain = correlate(test, target_patch(ref, boxes, 8))
     with torch.autocast("cpu", torch.bfloat16):
-        found = correlate(test, target_patch(ref, pairs, 8))
+        found = correlate(test, target_patch(ref, boxes, 8))
     assert found.dtype == torch.float32
     assert torch.equal(found, plain)
 

@@ -10,12 +10,14 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional
 
+import configs
 from configs.errors import RequestError, RunError
 from configs.schema import Losses
-from kdlosses import Needs, build_objective, compute, draw_projection, layers_of
+from kdlosses import Needs, build_objective, build_objectives, compute, draw_projection, layers_of, needed_targets
 from kdlosses.labels import label
-from kdlosses.pairs import Pairs
+from kdlosses.modules import MODULES
 from models import LAYERS, Outputs
+from pairs.batch import Boxes
 
 CFKD = {"teacher_soft": 1, "adaptive_hard": 0.1, "fidelity": 100, "correlation_filter": 0.01}
 TSKD = {
@@ -47,17 +49,17 @@ def only(one: Outputs, layers: tuple[str, ...]) -> Outputs:
 @pytest.mark.parametrize("numbers", [1, 4])
 @pytest.mark.parametrize("losses", [CFKD, TSKD, COMPRESSION])
 def test_terms_are_named_and_weighted(losses: dict[str, Any], numbers: int, kit: SimpleNamespace) -> None:
-    student, teacher, pairs = (
+    student, teacher, boxes = (
         kit.outputs(kit.STUDENT, 3, 0, numbers=numbers, grad=True),
         kit.outputs(kit.TEACHER, 3, 1, numbers=numbers),
-        kit.pairs(3),
+        kit.boxes(3),
     )
     objective = kit.objective(numbers, **losses)
-    targets = compute(objective.needs.targets, teacher, pairs, objective.projection)
-    found = objective(student, targets, pairs)
+    targets = compute(objective.needs.targets, teacher, boxes, objective.projection)
+    found = objective(student, targets, boxes)
     assert list(found) == list(losses) == list(objective.per_term)
     for name, term in Losses.model_validate(losses).active().items():
-        (alone,) = kit.objective(numbers, **{name: {**term.model_dump(), "weight": 1}})(student, targets, pairs).values()
+        (alone,) = kit.objective(numbers, **{name: {**term.model_dump(), "weight": 1}})(student, targets, boxes).values()
         assert found[name].shape == () and found[name].dtype == torch.float32
         assert found[name].item() == pytest.approx(term.weight * alone.item(), rel=1e-6)
 
@@ -73,40 +75,40 @@ def test_needs_of_the_published_objectives(kit: SimpleNamespace) -> None:
 @pytest.mark.parametrize("losses", TERMS, ids=str)
 def test_needs_are_enough_and_none_is_idle(losses: dict[str, Any], kit: SimpleNamespace) -> None:
     (term,) = losses
-    objective, pairs = kit.objective(**losses), kit.pairs(2)
+    objective, boxes = kit.objective(**losses), kit.boxes(2)
     student = only(kit.outputs(kit.STUDENT, 2, 0, grad=True), objective.needs.student_layers)
     teacher = only(kit.outputs(kit.TEACHER, 2, 1), layers_of(objective.needs.targets))
-    targets = compute(objective.needs.targets, teacher, pairs, objective.projection)
-    (loss,) = objective(student, targets, pairs).values()
+    targets = compute(objective.needs.targets, teacher, boxes, objective.projection)
+    (loss,) = objective(student, targets, boxes).values()
     loss.backward()
     leaves = student.ref.values() if student.ref else [student.prediction]
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in leaves)
     for name in objective.needs.targets:
         fewer = {key: value for key, value in targets.items() if key.split("/")[0] != name}
-        with pytest.raises(RunError, match=rf"expected target '{name}/\w+' for loss term '{term}', found .*; cache target '{name}'"):
-            objective(student, fewer, pairs)
+        with pytest.raises(RunError, match=rf"losses\.{term}: expected target '{name}/\w+', found .*; cache target '{name}'"):
+            objective(student, fewer, boxes)
     for layer in objective.needs.student_layers:
         rest = tuple(other for other in objective.needs.student_layers if other != layer)
-        with pytest.raises(RunError, match=rf"expected student features of '{layer}' for loss term '{term}', found"):
-            objective(only(student, rest), targets, pairs)
+        with pytest.raises(RunError, match=rf"losses\.{term}: expected student features of '{layer}', found"):
+            objective(only(student, rest), targets, boxes)
 
 
 def test_a_term_sees_its_declared_targets_only(kit: SimpleNamespace) -> None:
-    objective, pairs = kit.objective(fidelity=1, teacher_soft=1), kit.pairs(2)
-    targets = compute(objective.needs.targets, kit.outputs(kit.TEACHER, 2, 1), pairs)
+    objective, boxes = kit.objective(fidelity=1, teacher_soft=1), kit.boxes(2)
+    targets = compute(objective.needs.targets, kit.outputs(kit.TEACHER, 2, 1), boxes)
     objective.per_term["fidelity"] = Needs(("iou",))
-    with pytest.raises(RunError, match="expected target 'abs_sum/layer2' for loss term 'fidelity', found iou/iou; cache target 'abs_sum'"):
-        objective(kit.outputs(kit.STUDENT, 2, 0), targets, pairs)
+    with pytest.raises(RunError, match=r"losses\.fidelity: expected target 'abs_sum/layer2_ref', found iou/iou; cache target 'abs_sum'"):
+        objective(kit.outputs(kit.STUDENT, 2, 0), targets, boxes)
 
 
 @pytest.mark.parametrize("losses", [CFKD, TSKD, COMPRESSION, {**CFKD, "mutual_students": 1}])
 def test_nothing_waits_for_the_device(losses: dict[str, Any], kit: SimpleNamespace) -> None:
     """Fake tensors have no data: whatever reads a number back (.item(), bool(), a data-dependent shape) raises."""
     with FakeTensorMode():
-        objective, pairs, student = kit.objective(**losses), kit.pairs(2), kit.outputs(kit.STUDENT, 2, 0, grad=True)
-        targets = compute(objective.needs.targets, kit.outputs(kit.TEACHER, 2, 1), pairs, objective.projection)
+        objective, boxes, student = kit.objective(**losses), kit.boxes(2), kit.outputs(kit.STUDENT, 2, 0, grad=True)
+        targets = compute(objective.needs.targets, kit.outputs(kit.TEACHER, 2, 1), boxes, objective.projection)
         outputs = (student, kit.outputs(kit.STUDENT, 2, 3, grad=True)) if "mutual_students" in losses else student
-        found = objective(outputs, targets, pairs)
+        found = objective(outputs, targets, boxes)
         sum(found.values(), torch.zeros(())).backward()
         with pytest.raises(DataDependentOutputException):
             next(iter(found.values())).item()
@@ -115,30 +117,29 @@ def test_nothing_waits_for_the_device(losses: dict[str, Any], kit: SimpleNamespa
 
 @pytest.mark.parametrize("losses", [CFKD, TSKD, COMPRESSION])
 def test_losses_are_float32_under_autocast(losses: dict[str, Any], kit: SimpleNamespace) -> None:
-    objective, pairs, student = kit.objective(**losses), kit.pairs(2), kit.outputs(kit.STUDENT, 2, 0)
-    targets = compute(objective.needs.targets, kit.outputs(kit.TEACHER, 2, 1), pairs, objective.projection)
-    plain = objective(student, targets, pairs)
+    objective, boxes, student = kit.objective(**losses), kit.boxes(2), kit.outputs(kit.STUDENT, 2, 0)
+    targets = compute(objective.needs.targets, kit.outputs(kit.TEACHER, 2, 1), boxes, objective.projection)
+    plain = objective(student, targets, boxes)
     with torch.autocast("cpu", torch.bfloat16):
-        found = objective(student, targets, pairs)
+        found = objective(student, targets, boxes)
     assert {name: value.item() for name, value in found.items()} == {name: value.item() for name, value in plain.items()}
 
 
 def test_bfloat16_features_are_taken(kit: SimpleNamespace) -> None:
-    objective, pairs, student = kit.objective(**CFKD), kit.pairs(2), kit.outputs(kit.STUDENT, 2, 0)
+    objective, boxes, student = kit.objective(**CFKD), kit.boxes(2), kit.outputs(kit.STUDENT, 2, 0)
     half = Outputs(
         student.prediction, *({k: v.bfloat16().requires_grad_() for k, v in maps.items()} for maps in (student.ref, student.test))
     )
     whole = Outputs(student.prediction, *({k: v.detach().float() for k, v in maps.items()} for maps in (half.ref, half.test)))
-    targets = compute(objective.needs.targets, kit.outputs(kit.TEACHER, 2, 1), pairs)
-    found, wanted = objective(half, targets, pairs), objective(whole, targets, pairs)
+    targets = compute(objective.needs.targets, kit.outputs(kit.TEACHER, 2, 1), boxes)
+    found, wanted = objective(half, targets, boxes), objective(whole, targets, boxes)
     assert {name: value.item() for name, value in found.items()} == {name: value.item() for name, value in wanted.items()}
     sum(found.values(), torch.zeros(())).backward()
     assert half.ref["conv1"].grad is not None and half.ref["conv1"].grad.dtype == torch.bfloat16
 
 
 def test_fixed_projection_is_shared_and_can_be_taken_from_the_cache(kit: SimpleNamespace) -> None:
-    objective, pairs = kit.objective(projected_fidelity={"seed": 5}), kit.pairs(2)
-    assert objective.target_identity == {"projected": {"seed": 5, "student_channels": {"layer2": 5, "layer3": 6}}}
+    objective, boxes = kit.objective(projected_fidelity={"seed": 5}), kit.boxes(2)
     assert not any(parameter.requires_grad for parameter in objective.parameters())
     drawn = draw_projection(5, kit.STUDENT, kit.TEACHER)
     assert all(torch.equal(matrix, drawn[layer]) for layer, matrix in objective.projection.items())
@@ -146,8 +147,8 @@ def test_fixed_projection_is_shared_and_can_be_taken_from_the_cache(kit: SimpleN
     objective.use_projection(other)
     assert torch.equal(objective.projection["layer2"], other["layer2"])
     student, teacher = kit.outputs(kit.STUDENT, 2, 0), kit.outputs(kit.TEACHER, 2, 1)
-    (found,) = objective(student, compute(("projected",), teacher, pairs, other), pairs).values()
-    (wanted,) = kit.objective(projected_fidelity={"seed": 6})(student, compute(("projected",), teacher, pairs, other), pairs).values()
+    (found,) = objective(student, compute(("projected",), teacher, boxes, other), boxes).values()
+    (wanted,) = kit.objective(projected_fidelity={"seed": 6})(student, compute(("projected",), teacher, boxes, other), boxes).values()
     assert found.item() == wanted.item()
     with pytest.raises(RequestError, match=r"a stored projection of layer2 of shape \(8, 5\) .*found \(8, 4\); cache target 'projected'"):
         objective.use_projection({**other, "layer2": torch.zeros(8, 4)})
@@ -155,9 +156,9 @@ def test_fixed_projection_is_shared_and_can_be_taken_from_the_cache(kit: SimpleN
         objective.use_projection({"layer2": other["layer2"]})
 
 
-def mutual(dull: Outputs, intelligent: Outputs, teacher: Outputs, pairs: Pairs, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+def mutual(dull: Outputs, intelligent: Outputs, teacher: Outputs, boxes: Boxes, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
     """sigma_d * SS and 0.5 * sigma_i * SS, by hand."""
-    wanted = label(pairs, 1)
+    wanted = label(boxes, 1)
     between = functional.smooth_l1_loss(dull.prediction, intelligent.prediction)
     floor = functional.smooth_l1_loss(teacher.prediction, wanted)
     sigma = [0.9**epoch if functional.smooth_l1_loss(one.prediction, wanted) - floor < 0.005 else 0.0 for one in (dull, intelligent)]
@@ -167,24 +168,24 @@ def mutual(dull: Outputs, intelligent: Outputs, teacher: Outputs, pairs: Pairs, 
 @pytest.mark.parametrize("epoch", [0, 3])
 def test_two_students(epoch: int, kit: SimpleNamespace) -> None:
     losses = {**TSKD, "mutual_students": 2}
-    pairs, teacher = kit.pairs(3), kit.outputs(kit.TEACHER, 3, 1)
+    boxes, teacher = kit.boxes(3), kit.outputs(kit.TEACHER, 3, 1)
     dull = kit.outputs(kit.STUDENT, 3, 0, grad=True)
     narrow = {layer: count - 1 for layer, count in kit.STUDENT.items()}
     intelligent = kit.outputs(narrow, 3, 2, grad=True)
     with torch.no_grad():
         # the intelligent student is near the label, the dull one and the teacher are between
-        intelligent.prediction.copy_(label(pairs, 1) + 0.01)
-        teacher.prediction = label(pairs, 1) + 0.5
+        intelligent.prediction.copy_(label(boxes, 1) + 0.01)
+        teacher.prediction = label(boxes, 1) + 0.5
     objective = build_objective(Losses.model_validate(losses), kit.STUDENT, kit.TEACHER, 1, narrow)
-    targets = compute(objective.needs.targets, teacher, pairs)
-    found = objective((dull, intelligent), targets, pairs, epoch)
+    targets = compute(objective.needs.targets, teacher, boxes)
+    found = objective((dull, intelligent), targets, boxes, epoch)
     names = [f"{student}/{term}" for student in ("dull", "intelligent") for term in TSKD]
     assert list(found) == [*names, "mutual_students/dull", "mutual_students/intelligent"]
     assert list(objective.per_term) == list(losses)
     for prefix, student in (("dull", dull), ("intelligent", intelligent)):
-        for name, value in kit.objective(**TSKD)(student, targets, pairs).items():
+        for name, value in kit.objective(**TSKD)(student, targets, boxes).items():
             assert found[f"{prefix}/{name}"].item() == pytest.approx(value.item(), rel=1e-6)
-    wanted = mutual(dull, intelligent, teacher, pairs, epoch)
+    wanted = mutual(dull, intelligent, teacher, boxes, epoch)
     shares = [found["mutual_students/dull"], found["mutual_students/intelligent"]]
     assert [share.item() for share in shares] == pytest.approx([2 * float(share.detach()) for share in wanted], rel=1e-5)
     assert shares[1].item() > 0
@@ -196,14 +197,14 @@ def test_two_students(epoch: int, kit: SimpleNamespace) -> None:
 
 
 def test_a_student_far_from_the_teacher_is_not_taught_by_the_other(kit: SimpleNamespace) -> None:
-    pairs, teacher = kit.pairs(3), kit.outputs({}, 3, 1)
+    boxes, teacher = kit.boxes(3), kit.outputs({}, 3, 1)
     dull, intelligent = (kit.outputs({}, 3, seed, grad=True) for seed in (0, 2))
     with torch.no_grad():
-        teacher.prediction = label(pairs, 1)
-        dull.prediction.copy_(label(pairs, 1) + 1)
-        intelligent.prediction.copy_(label(pairs, 1) + 0.05)
+        teacher.prediction = label(boxes, 1)
+        dull.prediction.copy_(label(boxes, 1) + 1)
+        intelligent.prediction.copy_(label(boxes, 1) + 0.05)
     objective = kit.objective(teacher_soft=1, mutual_students={"dull": 0.7, "intelligent": 0.3, "decay": 0.5})
-    found = objective((dull, intelligent), compute(("iou",), teacher, pairs), pairs, 2)
+    found = objective((dull, intelligent), compute(("iou",), teacher, boxes), boxes, 2)
     assert found["mutual_students/dull"].item() == 0
     between = functional.smooth_l1_loss(dull.prediction, intelligent.prediction).item()
     assert found["mutual_students/intelligent"].item() == pytest.approx(0.3 * 0.25 * between, rel=1e-5)
@@ -264,21 +265,67 @@ def test_clashes_are_refused(losses: dict[str, Any], changed: dict[str, Any], me
 
 
 def test_maps_and_heads_of_other_sizes_are_refused(kit: SimpleNamespace) -> None:
-    student, pairs = kit.outputs(kit.STUDENT, 2, 0), kit.pairs(2)
-    targets = compute(("iou", "abs_sum", "projected"), kit.outputs(kit.TEACHER, 2, 1), pairs, draw_projection(0, kit.STUDENT, kit.TEACHER))
+    student, boxes = kit.outputs(kit.STUDENT, 2, 0), kit.boxes(2)
+    targets = compute(("iou", "abs_sum", "projected"), kit.outputs(kit.TEACHER, 2, 1), boxes, draw_projection(0, kit.STUDENT, kit.TEACHER))
     for losses, key in (
-        ({"fidelity": 1}, "abs_sum/layer2"),
+        ({"fidelity": 1}, "abs_sum/layer2_ref"),
         ({"teacher_soft": 1}, "iou/iou"),
-        ({"projected_fidelity": 1}, "projected/layer3"),
+        ({"projected_fidelity": 1}, "projected/layer3_test"),
     ):
         (term,) = losses
-        with pytest.raises(RequestError, match=rf"expected .* in losses.{term}, found \("):
-            kit.objective(**losses)(student, {**targets, key: targets[key][..., 1:]}, pairs)
+        with pytest.raises(RequestError, match=rf"losses\.{term}: expected .*, found \("):
+            kit.objective(**losses)(student, {**targets, key: targets[key][..., 1:]}, boxes)
 
 
 def test_number_of_students_must_fit(kit: SimpleNamespace) -> None:
-    student, pairs = kit.outputs({}, 2, 0), kit.pairs(2)
+    student, boxes = kit.outputs({}, 2, 0), kit.boxes(2)
     with pytest.raises(RunError, match=r"expected the outputs of 1 student\(s\), found 2"):
-        kit.objective(ground_truth=1)((student, student), {}, pairs)
+        kit.objective(ground_truth=1)((student, student), {}, boxes)
     with pytest.raises(RunError, match=r"expected the outputs of 2 student\(s\), found 1"):
-        kit.objective(ground_truth=1, mutual_students=1)(student, {}, pairs)
+        kit.objective(ground_truth=1, mutual_students=1)(student, {}, boxes)
+
+
+def test_every_section_of_the_schema_has_a_module() -> None:
+    assert set(MODULES) == set(Losses.sections().values())
+
+
+def test_the_objectives_of_a_setting() -> None:
+    """One a phase; what precompute caches for a setting is what they need."""
+    config = configs.load("sep")
+    assert [list(objective.per_term) for objective in build_objectives(config, "atom_resnet18")] == [
+        ["fidelity", "correlation_filter"],
+        ["teacher_soft", "adaptive_hard"],
+    ]
+    assert needed_targets(build_objectives(config, "atom_resnet18")) == ("iou", "abs_sum")
+    assert needed_targets(build_objectives(configs.load("atom_tskd"), "atom_resnet18")) == ("iou", "response")
+    assert needed_targets(build_objectives(configs.load("gt"), None)) == ()
+    twice = configs.load("atom_tsskd", ["second_student.architecture=atom_resnet18tiny"])
+    (objective,) = build_objectives(twice, "atom_resnet18")
+    assert len(objective.terms) == 2 and list(objective.mutual) == ["mutual_students"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "teacher", "message"),
+    [
+        (
+            "atom_cfkd",
+            "drnet_resnet50",
+            r"teacher.architecture: expected 1 number\(s\) a proposal as atom_mobilenetsmall has, found 4; pair",
+        ),
+        (
+            "drnet_cfkd",
+            "atom_resnet18",
+            r"teacher.architecture: expected 4 number\(s\) a proposal as drnet_mobilenetsmall has, found 1; pair",
+        ),
+        ("atom_cfkd", None, "expected a teacher for losses.teacher_soft .target iou., found none; set teacher.architecture"),
+    ],
+)
+def test_networks_that_do_not_fit_together_are_refused(setting: str, teacher: str | None, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        build_objectives(configs.load(setting), teacher)
+
+
+def test_a_second_student_with_another_head_is_refused() -> None:
+    config = configs.load("atom_tsskd", ["second_student.architecture=drnet_mobilenetsmall"])
+    with pytest.raises(RequestError, match=r"second_student.architecture: expected 1 number\(s\) a proposal as \w+ has, found 4; pair"):
+        build_objectives(config, "atom_resnet18")

@@ -61,9 +61,13 @@ def test_any_shape_and_an_uneven_layout_are_rounded_alike() -> None:
 
 
 def test_whole_features_are_rounded_and_nothing_else(kit: SimpleNamespace) -> None:
-    teacher, pairs, projection = kit.outputs(kit.TEACHER, 2, 0), kit.pairs(2), draw_projection(0, kit.STUDENT, kit.TEACHER)
-    exact, found = (compute(TARGETS, teacher, pairs, projection, bits) for bits in (None, 4))
-    whole = {"features/layer2", "features/layer3", "features_shallow/conv1", "features_shallow/layer1"}
+    teacher, boxes, projection = kit.outputs(kit.TEACHER, 2, 0), kit.boxes(2), draw_projection(0, kit.STUDENT, kit.TEACHER)
+    exact, found = (compute(TARGETS, teacher, boxes, projection, bits) for bits in (None, 4))
+    whole = {
+        f"{target}_{image}"
+        for target in ("features/layer2", "features/layer3", "features_shallow/conv1", "features_shallow/layer1")
+        for image in ("ref", "test")
+    }
     assert {key for key in found if not torch.equal(found[key], exact[key])} == whole
     for key in whole:
         assert found[key].dtype == torch.float32

@@ -1,4 +1,4 @@
-"""The table of targets: the README holds what `python -m kdlosses` prints, and what it says of losses and bytes is so."""
+"""The table of targets: the documents hold what `python -m kdlosses` prints, and what it says of losses and bytes is so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdlosses import TARGETS, build_objective
 from kdlosses.__main__ import SETTINGS, main, markdown
 from models import LAYERS
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 # every way in which a term can ask for targets
 ASKING: dict[str, list[dict[str, object]]] = {
     "teacher_soft": [{}],
@@ -34,10 +34,12 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return code, out, error
 
 
-def test_the_readme_holds_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_document_holds_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys)
     assert code == 0
-    assert f"\n\n{out}\n" in README.read_text(), "README.md, what a pair takes: paste the output of `python -m kdlosses`"
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    holding = [path for path in documents if f"\n\n{out}\n" in path.read_text()]
+    assert holding, "paste the output of `python -m kdlosses` where the documents say what a pair takes"
 
 
 def test_the_needed_by_column_is_what_the_objectives_ask_for() -> None:
@@ -54,7 +56,7 @@ def test_the_needed_by_column_is_what_the_objectives_ask_for() -> None:
 
 
 def test_each_setting_is_a_column_of_its_own_sizes(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = call(capsys, "--setting", "atom_cfkd drnet_cfkd", "pairs.crop_size=144", "pairs.proposals=8")
+    _, out, _ = call(capsys, "--setting", "atom_cfkd drnet_cfkd", "pairs.ref.size=144", "pairs.test.size=144", "pairs.proposals=8")
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines()]
     assert lines[0] == [
         "target",
@@ -73,9 +75,9 @@ def test_each_setting_is_a_column_of_its_own_sizes(capsys: pytest.CaptureFixture
 
 def test_the_default_is_the_published_settings() -> None:
     loaded = [configs.load(name) for name in SETTINGS.split()]
-    assert [(one.teacher.architecture, one.pairs.crop_size, one.pairs.proposals) for one in loaded if one.teacher] == [
-        ("atom_resnet18", 288, 16),
-        ("drnet_resnet50", 288, 16),
+    assert [(one.teacher.architecture, one.pairs.ref.size, one.pairs.test.size, one.pairs.proposals) for one in loaded if one.teacher] == [
+        ("atom_resnet18", 288, 288, 16),
+        ("drnet_resnet50", 288, 288, 16),
     ]
     assert len(markdown(loaded)) == 2 + len(TARGETS)
 
@@ -86,7 +88,7 @@ def test_the_default_is_the_published_settings() -> None:
         (["--setting", "gt"], "expected a setting with a teacher, found gt without"),
         (["--setting", "atom_cfdk"], "nearest: 'atom_cfkd'"),
         (["--setting", " "], "expected names of settings, found none"),
-        (["pairs.crop_sise=64"], "nearest: 'crop_size'"),
+        (["pairs.test.sise=64"], "nearest: 'size'"),
         (["teacher.architecture=atom_resnet19"], "expected an architecture among"),
         (["--settings", "x"], "unrecognized arguments: --settings"),
     ],

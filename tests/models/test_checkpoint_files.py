@@ -22,7 +22,7 @@ from torch import nn
 
 import models
 from configs.errors import RequestError
-from models.inert import InertUnpickler
+from models.safe_pickle import InertUnpickler
 
 TINY = "atom_resnet18tiny"
 FORMS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -174,11 +174,11 @@ def test_every_kind_of_tensor_reads(tmp_path: Path, zipped: bool) -> None:
         for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.uint8, torch.bool)
     }
     state["scalar"] = torch.tensor(7)
-    found, _ = models.read_state(save(state, tmp_path / "w.pth", zipped))
-    assert found.keys() == state.keys()
+    read, _ = models.read_state(save(state, tmp_path / "w.pth", zipped))
+    assert read.keys() == state.keys()
     for name, tensor in state.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor), name
+        assert read[name].dtype == tensor.dtype
+        assert torch.equal(read[name], tensor), name
 
 
 @FORMS

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import models
 from configs.errors import RequestError, RunError
-from models import pretrained
+from models.backbones import BACKBONES
 from models.checkpoint import load_state
 
 TINY = "atom_resnet18tiny"
@@ -34,13 +34,13 @@ def assert_equal(first: nn.Module, second: nn.Module) -> None:
         assert torch.equal(a, b), name
 
 
-def changed(tracker: models.Tracker, drop: tuple[str, ...] = (), **extra: Tensor) -> dict[str, Tensor]:
-    return {name: t for name, t in tracker.state_dict().items() if not any(word in name for word in drop)} | extra
+def changed(tracker: models.Tracker, drop: tuple[str, ...]) -> dict[str, Tensor]:
+    return {name: t for name, t in tracker.state_dict().items() if not any(word in name for word in drop)}
 
 
 def test_what_does_not_fit_is_listed_and_nothing_is_loaded(tracker: models.Tracker) -> None:
     loaded, before = other(), other()
-    state = changed(tracker, ("fc3_rt.bn",), odd=torch.ones(2), **{"feature_extractor.conv1.weight": torch.ones(8, 3, 3, 3)})
+    state = changed(tracker, ("fc3_rt.bn",)) | {"odd": torch.ones(2), "feature_extractor.conv1.weight": torch.ones(8, 3, 3, 3)}
     message = (
         r"expected atom_resnet18tiny's parameters, found in here: 4 missing \(bb_regressor.fc3_rt.bn.weight, bb_regressor.fc3_rt.bn.bias,"
         r" bb_regressor.fc3_rt.bn.running_mean, ...\), 1 extra \(odd\), 1 misshapen \(feature_extractor.conv1.weight"
@@ -56,8 +56,8 @@ def test_the_right_architecture_is_named(tracker: models.Tracker) -> None:
         load_state(models.build("atom_mobilenetsmall"), tracker.state_dict(), "here")
 
 
-def test_what_is_never_run_may_be_absent(tracker: models.Tracker) -> None:
-    loaded = other()
+def test_what_is_never_run_may_be_absent(tracker: Any) -> None:
+    loaded: Any = other()
     load_state(loaded, changed(tracker, (".layer4.", ".fc.", "num_batches_tracked")), "here")
     assert torch.equal(loaded.bb_regressor.fc3_rt.linear.weight, tracker.bb_regressor.fc3_rt.linear.weight)
     assert not torch.equal(loaded.feature_extractor.fc.weight, tracker.feature_extractor.fc.weight)
@@ -65,7 +65,7 @@ def test_what_is_never_run_may_be_absent(tracker: models.Tracker) -> None:
 
 def test_parts(tracker: models.Tracker) -> None:
     loaded, before = other(), other()
-    load_state(loaded, changed(tracker, ("bb_regressor.fc3",), stranger=torch.ones(1)), "here", ("backbone",))
+    load_state(loaded, changed(tracker, ("bb_regressor.fc3",)) | {"stranger": torch.ones(1)}, "here", ("backbone",))
     assert_equal(loaded.feature_extractor, tracker.feature_extractor)
     assert_equal(loaded.bb_regressor, before.bb_regressor)
     with pytest.raises(RequestError, match="expected a part among backbone, head, found 'neck'"):
@@ -73,7 +73,7 @@ def test_parts(tracker: models.Tracker) -> None:
 
 
 def test_numbers_that_are_not_finite(tracker: models.Tracker) -> None:
-    state = changed(tracker, **{"bb_regressor.iou_predictor.bias": torch.tensor([float("nan")])})
+    state = tracker.state_dict() | {"bb_regressor.iou_predictor.bias": torch.tensor([float("nan")])}
     with pytest.raises(RequestError, match=r"expected finite parameters, found bb_regressor.iou_predictor.bias of here with NaN or inf"):
         load_state(other(), state, "here")
 
@@ -136,20 +136,22 @@ class Published:
 
 
 def test_imagenet_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = torchvision.models.resnet18(weights=None)
-    tracker = models.build("atom_resnet18")
-    monkeypatch.setitem(pretrained.IMAGENET, "resnet18", Published(source.state_dict()))
+    source: Any = torchvision.models.resnet18(weights=None)
+    tracker: Any = models.build("atom_resnet18")
+    row = BACKBONES["resnet18"]
+    monkeypatch.setitem(BACKBONES, "resnet18", row._replace(imagenet={64: Published(source.state_dict())}))
     assert models.start_from(tracker, "imagenet") == "ImageNet backbone, random head"
     assert torch.equal(tracker.feature_extractor.layer3[0].conv1.weight, source.layer3[0].conv1.weight)
-    monkeypatch.setitem(pretrained.IMAGENET, "resnet18", Published(OSError("no route\nto host")))
+    monkeypatch.setitem(BACKBONES, "resnet18", row._replace(imagenet={64: Published(OSError("no route\nto host"))}))
     with pytest.raises(
         RunError, match=r"expected to fetch https://.*, found: no route to host; fetch it elsewhere and set student.weights=FILE"
     ):
         models.load_imagenet_backbone(tracker)
-    with pytest.raises(RequestError, match=r"found atom_resnet18tiny, a ResNet-18 of width 8; set student.weights to null or to a file"):
+    with pytest.raises(RequestError, match=r"found atom_resnet18tiny, a resnet18 of width 8; set student.weights to null or to a file"):
         models.load_imagenet_backbone(other())
 
 
 def test_published_weights_exist_for_every_full_backbone() -> None:
-    assert {spec.backbone for spec in models.ARCHITECTURES.values()} == set(pretrained.IMAGENET)
-    assert all(weights.url.startswith("https://") for weights in pretrained.IMAGENET.values())
+    assert {spec.backbone for spec in models.ARCHITECTURES.values()} == set(BACKBONES)
+    assert {name: list(row.imagenet) for name, row in BACKBONES.items()} == {"resnet18": [64], "resnet50": [64], "mobilenet_v2": [32]}
+    assert all(weights.url.startswith("https://") for row in BACKBONES.values() for weights in row.imagenet.values())

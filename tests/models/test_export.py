@@ -7,19 +7,25 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import models
+import models.export
 from configs.cli import run
 from configs.errors import RequestError, RunError
-from models import export as onnx_export
+from configs.schema import ImageConfig, PairsConfig, SearchImageConfig
 from models.__main__ import main
 from models.convert import convert, load_tracker
 
 TINY = "atom_resnet18tiny"
+
+
+def of_sizes(ref: int, test: int) -> PairsConfig:
+    return PairsConfig(ref=ImageConfig(size=ref), test=SearchImageConfig(size=test))
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +45,17 @@ def test_show(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(capsys.readouterr().out)
     tracker = models.build(TINY)
     total = sum(parameter.numel() for parameter in tracker.parameters())
-    backbone = tracker.feature_extractor
+    backbone: Any = tracker.feature_extractor
     idle = sum(parameter.numel() for module in (backbone.layer4, backbone.fc) for parameter in module.parameters())
     assert (facts["parameters"], facts["parameters_used"]) == (total, total - idle)
     assert facts["parameters_backbone"] + facts["parameters_head"] == total
     assert facts["megabytes"] == pytest.approx((total - idle) * 4e-6, abs=0.01)
-    assert facts["mflops"] == pytest.approx(models.flops(tracker, 64) / 1e6, abs=0.1)
+    assert facts["mflops"] == pytest.approx(models.flops(tracker, of_sizes(64, 64)) / 1e6, abs=0.1)
     assert facts["sha256"] == models.weights_digest(weights)
     assert facts["metadata"]["architecture"] == facts["architecture"] == TINY
+    assert run(main, ["show", str(weights), "--ref-size", "32", "--test-size", "64"]) == 0
+    mflops = round(models.flops(tracker, of_sizes(32, 64)) / 1e6, 1)
+    assert f"MFLOPs      {mflops:,} multiply-adds * 10^6, one pair of 32- and 64-pixel crops, 16" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -54,6 +63,7 @@ def test_show(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["show", "none.pth"], "error: expected a checkpoint file, found nothing at none.pth"),
         (["show", "x", "--crop-size", "100"], "expected a multiple of 16, at least 32, found '100'"),
+        (["export", "x", "y", "--test-size", "8"], "expected a multiple of 16, at least 32, found '8'"),
         (["shwo", "x"], "invalid choice: 'shwo'"),
     ],
 )
@@ -66,6 +76,12 @@ def test_wrong_requests(arguments: list[str], message: str, capsys: pytest.Captu
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_the_name_of_the_command_is_the_callers(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["show"], prog="teachonce models")
+    assert capsys.readouterr().err.endswith("; see teachonce models show --help\n")
 
 
 @pytest.mark.parametrize("options", [[], ["--legacy"]])
@@ -147,35 +163,36 @@ def test_an_output_that_is_no_checkpoint(weights: Path, tmp_path: Path) -> None:
         convert(weights, tmp_path / "w.safetensors", legacy=True)
 
 
-@pytest.mark.parametrize("architecture", [TINY, "drnet_mobilenetsmall"])
-def test_onnx_graphs_track_as_pytorch_does(tmp_path: Path, architecture: str) -> None:
+@pytest.mark.parametrize(("architecture", "sizes"), [(TINY, (64, 64)), ("drnet_mobilenetsmall", (64, 64)), (TINY, (48, 80))])
+def test_onnx_graphs_track_as_pytorch_does(tmp_path: Path, architecture: str, sizes: tuple[int, int]) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     torch.manual_seed(0)
     tracker = models.build(architecture).eval()
-    done = onnx_export.export(tracker, tmp_path, crop_size=64)
-    assert [graph.name for graph in done] == ["backbone", "modulation", "prediction"]
+    done = models.export.export(tracker, tmp_path, of_sizes(*sizes))
+    backbones = ("backbone", "backbone") if sizes[0] == sizes[1] else ("backbone_ref", "backbone_test")
+    assert [graph.name for graph in done] == [*dict.fromkeys(backbones), "modulation", "prediction"]
     assert all(graph.error < 1e-4 and graph.path.is_file() for graph in done)
     sessions = {graph.name: runtime.InferenceSession(str(graph.path), providers=["CPUExecutionProvider"]) for graph in done}
     generator = torch.Generator().manual_seed(9)
-    ref, test = torch.randn(2, 3, 3, 64, 64, generator=generator)
+    ref, test = (torch.randn(3, 3, size, size, generator=generator) for size in sizes)
     box, proposals = 4 + 30 * torch.rand(3, 4, generator=generator), 4 + 30 * torch.rand(3, 7, 4, generator=generator)
-    first, second = (sessions["backbone"].run(None, {"image": image.numpy()}) for image in (ref, test))
+    first, second = (sessions[name].run(None, {"image": image.numpy()}) for name, image in zip(backbones, (ref, test), strict=True))
     vectors = sessions["modulation"].run(None, {"layer2": first[0], "layer3": first[1], "box": box.numpy()})
     feed = {"vector3": vectors[0], "vector4": vectors[1], "layer2": second[0], "layer3": second[1], "proposals": proposals.numpy()}
-    (found,) = sessions["prediction"].run(None, feed)
+    (prediction,) = sessions["prediction"].run(None, feed)
     with torch.no_grad():
         expected = tracker(ref, test, box, proposals).prediction.numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(prediction, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_graph_that_differs_is_not_kept(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    real = onnx_export._difference
-    monkeypatch.setattr(onnx_export, "_difference", lambda session, graph, inputs: real(session, graph, [2 * x for x in inputs]) + 1e-3)
+    real = models.export._difference
+    monkeypatch.setattr(models.export, "_difference", lambda session, graph, inputs: real(session, graph, [2 * x for x in inputs]) + 1e-3)
     with pytest.raises(RunError, match=r"expected backbone.onnx within 0.0001 of PyTorch, found 1.0e-03"):
-        onnx_export.export(load_tracker(weights)[0], tmp_path / "graphs", crop_size=64)
+        models.export.export(load_tracker(weights)[0], tmp_path / "graphs", of_sizes(64, 64))
     assert not (tmp_path / "graphs").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import models
 from configs.errors import RequestError
+from configs.schema import ImageConfig, PairsConfig, SearchImageConfig
 
 Pool = Callable[[np.ndarray, np.ndarray, int, float], np.ndarray]
 SIDE = 64
@@ -33,9 +35,9 @@ def reference_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def inputs(pairs: int = 2, number: int = 3, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    ref, test = torch.randn(2, pairs, 3, SIDE, SIDE, generator=generator)
+def inputs(pairs: int = 2, number: int = 3, sides: tuple[int, int] = (SIDE, SIDE)) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    ref, test = (torch.randn(pairs, 3, side, side, generator=generator) for side in sides)
     return ref, test, 4 + 24 * torch.rand(pairs, 4, generator=generator), 4 + 24 * torch.rand(pairs, number, 4, generator=generator)
 
 
@@ -45,6 +47,7 @@ def lively(architecture: str = TINY) -> models.Tracker:
     tracker = models.build(architecture)
     for module in tracker.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -92,10 +95,10 @@ def test_resnet_stages_are_torchvisions() -> None:
         x = twin.maxpool(expected["conv1"])
         for layer in models.LAYERS[1:]:
             x = expected[layer] = getattr(twin, layer)(x)
-        found = tracker.features(inputs()[0])
-    assert list(found) == list(models.LAYERS)
+        maps = tracker.features(inputs()[0])
+    assert list(maps) == list(models.LAYERS)
     for layer in models.LAYERS:
-        torch.testing.assert_close(found[layer], expected[layer], rtol=0, atol=0)
+        torch.testing.assert_close(maps[layer], expected[layer], rtol=0, atol=0)
 
 
 def test_mobilenet_stages_are_cut_at_blocks_1_4_7_and_11() -> None:
@@ -103,9 +106,9 @@ def test_mobilenet_stages_are_cut_at_blocks_1_4_7_and_11() -> None:
     twin = torchvision.models.mobilenet_v2(weights=None).eval()
     twin.load_state_dict(dict(zip(twin.state_dict(), tracker.feature_extractor.state_dict().values(), strict=True)))
     with torch.no_grad():
-        found = tracker.features(inputs()[0])
+        maps = tracker.features(inputs()[0])
         for layer, stop in zip(models.LAYERS, (1, 4, 7, 11), strict=True):
-            torch.testing.assert_close(found[layer], twin.features[:stop](inputs()[0]), rtol=0, atol=0)
+            torch.testing.assert_close(maps[layer], twin.features[:stop](inputs()[0]), rtol=0, atol=0)
 
 
 def test_only_layers_asked_for_are_returned() -> None:
@@ -158,9 +161,9 @@ def test_head_follows_its_formulas(architecture: str, plain_pool: Pool) -> None:
     tracker = lively(architecture)
     with torch.no_grad():
         expected = plain_head(tracker, *inputs(), plain_pool)
-        found = tracker(*inputs()).prediction
+        prediction = tracker(*inputs()).prediction
     assert expected.std() > 0.01
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    torch.testing.assert_close(prediction.double(), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
 def test_gradient_in_the_proposals(plain_pool: Pool) -> None:
@@ -195,11 +198,41 @@ def test_both_images_are_one_batch() -> None:
     tracker = models.build(TINY)
     ref, test, box, proposals = inputs()
     tracker(ref, test, box, proposals)
-    backbone = tracker.feature_extractor
+    backbone: Any = tracker.feature_extractor
     assert backbone.bn1.num_batches_tracked == 1
     both = torch.cat((ref, test))
     expected = 0.1 * F.conv2d(both, backbone.conv1.weight, stride=2, padding=3).mean((0, 2, 3))
     torch.testing.assert_close(backbone.bn1.running_mean, expected)
+
+
+@pytest.mark.parametrize("sides", [(SIDE, SIDE), (48, 80), (96, 64)])
+@pytest.mark.parametrize("architecture", [TINY, "drnet_mobilenetsmall"])
+def test_each_image_has_its_own_size(architecture: str, sides: tuple[int, int]) -> None:
+    tracker = lively(architecture)
+    ref, test, box, proposals = inputs(sides=sides)
+    with torch.no_grad():
+        outputs = tracker(ref, test, box, proposals, models.LAYERS)
+        first, second = tracker.features(ref), tracker.features(test)
+        prediction = tracker.predict(tracker.modulation(first, box), second, proposals)
+    torch.testing.assert_close(outputs.prediction, prediction, rtol=0, atol=1e-5 * prediction.abs().max().item())
+    for maps, alone, side in ((outputs.ref, first, sides[0]), (outputs.test, second, sides[1])):
+        for layer, stride in models.STRIDES.items():
+            assert maps[layer].shape[2:] == (side // stride, side // stride)
+            torch.testing.assert_close(maps[layer], alone[layer], rtol=0, atol=1e-5 * alone[layer].abs().max().item())
+
+
+def test_one_size_is_one_batch_bit_for_bit_and_two_sizes_are_two() -> None:
+    ref, test, box, proposals = inputs()
+    tracker, twin = lively().train(), lively().train()
+    outputs, both = tracker(ref, test, box, proposals, models.LAYERS), twin.features(torch.cat((ref, test)))
+    for layer in models.LAYERS:
+        assert torch.equal(torch.cat((outputs.ref[layer], outputs.test[layer])), both[layer])
+    tracker, twin = lively().train(), lively().train()
+    ref, test, box, proposals = inputs(sides=(48, 80))
+    outputs = tracker(ref, test, box, proposals, models.LAYERS)
+    for alone, maps in ((twin.features(ref), outputs.ref), (twin.features(test), outputs.test)):
+        assert all(torch.equal(alone[layer], maps[layer]) for layer in models.LAYERS)
+    assert all(torch.equal(a, b) for a, b in zip(tracker.feature_extractor.buffers(), twin.feature_extractor.buffers(), strict=True))
 
 
 def test_memory_format_and_autocast() -> None:
@@ -222,14 +255,15 @@ def test_compiles_without_a_graph_break() -> None:
     tracker = lively()
     compiled = torch.compile(tracker, fullgraph=True, backend="eager")
     with torch.no_grad():
-        found, expected = compiled(*inputs(), layers=("conv1",)), tracker(*inputs(), layers=("conv1",))
-    torch.testing.assert_close(found.prediction, expected.prediction)
-    torch.testing.assert_close(found.test["conv1"], expected.test["conv1"])
+        outputs, expected = compiled(*inputs(), layers=("conv1",)), tracker(*inputs(), layers=("conv1",))
+    torch.testing.assert_close(outputs.prediction, expected.prediction)
+    torch.testing.assert_close(outputs.test["conv1"], expected.test["conv1"])
 
 
 def test_initialisation() -> None:
     torch.manual_seed(0)
-    atom, drnet = models.build("atom_mobilenetsmall"), models.build("drnet_mobilenetsmall")
+    atom: Any = models.build("atom_mobilenetsmall")
+    drnet: Any = models.build("drnet_mobilenetsmall")
     weight = atom.bb_regressor.fc3_rt.linear.weight
     assert weight.std().item() == pytest.approx((2 / weight.shape[1]) ** 0.5, rel=0.02)  # Kaiming, fan_in
     weight = atom.feature_extractor.layer3[1].conv[0][0].weight
@@ -287,7 +321,7 @@ def test_one_pair_cannot_train_the_head() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_teacher_only_answers(dtype: str) -> None:
-    teacher = models.Teacher(models.build(TINY), dtype)
+    teacher = models.TeacherNetwork(models.build(TINY), dtype)
     before = statistics(teacher)
     holder = nn.ModuleList([teacher])
     holder.train()
@@ -299,11 +333,10 @@ def test_the_teacher_only_answers(dtype: str) -> None:
     for tensor in (outputs.prediction, outputs.ref["layer2"], outputs.test["layer2"]):
         assert tensor.dtype == torch.float32
         assert not tensor.requires_grad
-    assert (teacher.architecture, teacher.channels, teacher.numbers) == (TINY, teacher.tracker.channels, 1)
 
 
 def test_a_teachers_answer_depends_on_its_pair_alone() -> None:
-    teacher = models.Teacher(lively())
+    teacher = models.TeacherNetwork(lively())
     ref, test, box, proposals = inputs(pairs=4)
     together = teacher(ref, test, box, proposals).prediction
     alone = torch.cat([teacher(ref[i : i + 1], test[i : i + 1], box[i : i + 1], proposals[i : i + 1]).prediction for i in range(4)])
@@ -312,16 +345,18 @@ def test_a_teachers_answer_depends_on_its_pair_alone() -> None:
 
 def test_the_teachers_dtype_is_its_own() -> None:
     tracker = lively()
-    exact = models.Teacher(tracker)(*inputs()).prediction
+    exact = models.TeacherNetwork(tracker)(*inputs()).prediction
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(models.Teacher(tracker)(*inputs()).prediction, exact)
-    assert not torch.equal(models.Teacher(tracker, "bfloat16")(*inputs()).prediction, exact)
+        assert torch.equal(models.TeacherNetwork(tracker)(*inputs()).prediction, exact)
+    assert not torch.equal(models.TeacherNetwork(tracker, "bfloat16")(*inputs()).prediction, exact)
     with pytest.raises(RequestError, match="expected the teacher's dtype among float32, bfloat16, float16, found 'int8'"):
-        models.Teacher(tracker, "int8")
+        models.TeacherNetwork(tracker, "int8")
 
 
-def test_multiply_adds_are_those_of_the_layers_that_run() -> None:
-    tracker, counted = models.build(TINY).eval(), []
+@pytest.mark.parametrize("sizes", [(SIDE, SIDE), (48, 96)])
+def test_multiply_adds_are_those_of_the_layers_that_run(sizes: tuple[int, int]) -> None:
+    tracker = models.build(TINY).eval()
+    counted: list[int] = []
 
     def count(module: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
@@ -330,15 +365,16 @@ def test_multiply_adds_are_those_of_the_layers_that_run() -> None:
             counted.append(out.numel() * module.in_features)
 
     hooks = [module.register_forward_hook(count) for module in tracker.modules()]
-    number = 3
+    ref, test, number = sizes[0] // 8, sizes[1] // 8, 3
     with torch.no_grad():
-        tracker(*inputs(pairs=1, number=number))
+        tracker(*inputs(pairs=1, number=number, sides=sizes))
     for hook in hooks:
         hook.remove()
     # rows of the pooling on every map, then columns: (boxes, bins, channels, cells a side)
-    for boxes, bins, channels, cells in ((1, 3, 16, 8), (1, 1, 32, 4), (number, 5, 32, 8), (number, 3, 32, 4)):
+    for boxes, bins, channels, cells in ((1, 3, 16, ref), (1, 1, 32, ref // 2), (number, 5, 32, test), (number, 3, 32, test // 2)):
         counted.append(boxes * bins * channels * cells * cells + boxes * bins * bins * channels * cells)
-    assert models.flops(tracker, SIDE, number) == sum(counted)
+    pairs = PairsConfig(ref=ImageConfig(size=sizes[0]), test=SearchImageConfig(size=sizes[1]), proposals=number)
+    assert models.flops(tracker, pairs) == sum(counted)
 
 
 @pytest.mark.gpu
@@ -346,5 +382,5 @@ def test_multiply_adds_are_those_of_the_layers_that_run() -> None:
 def test_the_gpu_agrees_with_the_cpu() -> None:
     tracker = lively()
     expected = tracker(*inputs()).prediction
-    found = tracker.cuda()(*(tensor.cuda() for tensor in inputs())).prediction
-    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-3)
+    there = tracker.cuda()(*(tensor.cuda() for tensor in inputs())).prediction
+    torch.testing.assert_close(there.cpu(), expected, rtol=0, atol=1e-3)

@@ -74,3 +74,20 @@ def test_missing_lists_are_problems_and_wrong_requests_errors(root, capsys):
         check.main(["got1k"])
     with pytest.raises(RequestError, match="--decode: expected -1 or more"):
         check.main(["got10k", "--decode", "-2"])
+
+
+def test_a_mixture_is_looked_over_member_by_member(root, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.yaml").write_text(
+        f"other: {{kind: got10k, root: {root}, val: {{}}}}\nboth: {{kind: mixture, train: [got10k], val: [got10k, other]}}\n"
+    )
+    monkeypatch.setenv("DATASETS", str(tmp_path / "mine.yaml"))
+    for asked in ("both", "got10k other"):
+        assert check.main([asked, "--json", "pairs.min_frames=10"]) == 1
+        reports = json.loads(capsys.readouterr().out)
+        assert [(r["dataset"], r["split"]) for r in reports] == [("got10k", "train"), ("got10k", "val"), ("other", "val")]
+
+
+def test_help_names_the_command_that_was_typed(capsys):
+    with pytest.raises(SystemExit):
+        check.main(["--help"], "teachonce precompute check")
+    assert capsys.readouterr().out.startswith("usage: teachonce precompute check ")

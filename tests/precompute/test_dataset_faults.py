@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from configs.errors import RequestError
-from configs.schema import Pairs
-from precompute.datasets import open_entry, opening
-from precompute.datasets.table import Table
+from configs.schema import PairsConfig
+from precompute.datasets import Problem, open_entry, scan
+from precompute.datasets.table import Outlines, Table
 
 FIRST = "GOT-10k_Train_000001"
 
@@ -125,10 +125,10 @@ def test_usable_needs_length_and_visible_frames(tmp_path, write_got10k, mode, se
     (folder / FIRST / "cover.label").write_text("3\n" * seen + "0\n" * (20 - seen))
     data = open_entry("mine", _entry(tmp_path), "train")
     if fine:
-        assert data.usable(Pairs(mode=mode)).tolist() == [0]
+        assert data.usable(PairsConfig(mode=mode)).tolist() == [0]
     else:
         with pytest.raises(RequestError, match=r"expected a sequence of at least 20 frames, 5 visible, found none among 2"):
-            data.usable(Pairs(mode=mode))
+            data.usable(PairsConfig(mode=mode))
 
 
 def test_coco_faults(tmp_path, write_coco):
@@ -164,7 +164,7 @@ def _open(root: Path, monkeypatch: pytest.MonkeyPatch, may_scan: bool):
     """Opens; with may_scan false, an attempt to read the annotation fails the test."""
     with monkeypatch.context() as patch:
         if not may_scan:
-            patch.setattr(opening, "scan", lambda *_: pytest.fail("read the annotation although nothing had changed"))
+            patch.setattr(scan, "scan", lambda *_: pytest.fail("read the annotation although nothing had changed"))
         return open_entry("mine", _entry(root, skip_faulty=True), "train")
 
 
@@ -233,9 +233,14 @@ def test_an_index_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path,
 
 
 def test_table_round_trip_keeps_strange_names(tmp_path):
-    table = Table(["é\udcff", "b"], ["x", "y"], ["1.jpg", "a\0b"], np.array([0, 1, 3]), np.ones((3, 4)), np.ones(3, bool), [], 2)
+    names, problems = ["é\udcff", "b"], [Problem("a", 3, "é")]
+    outlines = Outlines.of([[np.ones((3, 2), np.float32)], []], np.array([[8, 9], [6, 7]], np.int32))
+    table = Table(names, ["x", "y"], ["1.jpg", "a\0b"], np.array([0, 1, 3]), np.ones((3, 4)), np.ones(3, bool), problems, 2, outlines)
     table.save(tmp_path / "t.npz", "s")
     back = Table.load(tmp_path / "t.npz", "s")
     assert back is not None
-    assert (back.names, back.frames, back.listed) == (table.names, table.frames, 2)
+    assert (back.sequences, back.frames, back.problems, back.dropped) == (names, table.frames, problems, 2)
+    for name, array in (vars(table) | vars(outlines)).items():
+        if isinstance(array, np.ndarray):
+            np.testing.assert_array_equal((vars(back) | vars(back.outlines))[name], array, strict=True)
     assert Table.load(tmp_path / "t.npz", "other") is None

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from configs.errors import RequestError
-from configs.schema import Pairs
-from precompute.datasets import open_dataset, open_entry
+from configs.schema import PairsConfig
+from precompute.datasets import KINDS, open_entry
 from precompute.datasets.coco import _items
+from precompute.datasets.kinds import Kind
+from precompute.datasets.table import Options, Survey, Table
 from precompute.datasets.text import natural, pack_names, read_boxes, unpack_name
+from tests.compare import frames_of
 
 
 def test_got10k_reads_names_boxes_visibility_and_paths(tmp_path, write_got10k, boxes):
@@ -26,15 +29,15 @@ def test_got10k_reads_names_boxes_visibility_and_paths(tmp_path, write_got10k, b
     data = open_entry("x", {"kind": "got10k", "root": str(tmp_path), "train": {}}, "train")
     assert data.sequences == ["GOT-10k_Train_000001", name]
     assert data.lengths.tolist() == [3, 25]
-    np.testing.assert_array_equal(data.sequence_boxes(1), rows)
-    assert np.flatnonzero(~data.sequence_visible(1)).tolist() == [0, 1, 3]
-    assert data.sequence_visible(0).all()
+    np.testing.assert_array_equal(data.boxes[frames_of(data, 1)], rows)
+    assert np.flatnonzero(~data.visible[frames_of(data, 1)]).tolist() == [0, 1, 3]
+    assert data.visible[frames_of(data, 0)].all()
     assert data.frame_path(1, 0) == folder / name / "00000001.jpg"
     assert data.frame_path(1, 24) == folder / name / "00000025.jpg"
     with pytest.raises(IndexError, match=r"expected a frame in \[0, 25\)"):
         data.frame_path(1, 25)
-    assert not data.is_image_dataset
-    assert data.usable(Pairs()).tolist() == [1]
+    assert not data.still
+    assert data.usable(PairsConfig()).tolist() == [1]
 
 
 def test_got10k_val_folder_is_an_option(tmp_path, write_got10k):
@@ -79,7 +82,7 @@ def test_lasot_opens_what_the_split_files_name(tmp_path, write_frames, boxes):
     entry = {"kind": "lasot", "root": str(tmp_path), "train": {}, "val": {"split_file": "testing_set.txt"}}
     data = open_entry("x", entry, "train")
     assert data.sequences == ["electric-fan-3", "airplane-1"]
-    assert data.sequence_visible(1).tolist() == [True, False, False, True]
+    assert data.visible[frames_of(data, 1)].tolist() == [True, False, False, True]
     assert data.frame_path(1, 3) == tmp_path / "airplane" / "airplane-1" / "img" / "00000004.jpg"
     assert open_entry("x", entry, "val").sequences == ["zebra-9"]
 
@@ -113,8 +116,8 @@ def test_coco_has_a_sequence_for_every_real_box(tmp_path, write_coco):
     assert data.sequences == ["b.jpg/1", "a.jpg/4"]
     assert data.boxes.tolist() == [[1.5, 2, 3, 4], [2, 3, 4, 5]]
     assert data.frame_path(1, 0) == tmp_path / "images" / "train2014" / "a.jpg"
-    assert data.is_image_dataset
-    assert data.usable(Pairs()).tolist() == [0, 1]
+    assert data.still
+    assert data.usable(PairsConfig()).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -168,17 +171,6 @@ def test_content_hash_follows_names_counts_boxes_and_visibility_and_nothing_else
     assert digest(tmp_path / "a") != first
 
 
-def test_open_dataset_looks_names_up(tmp_path, write_got10k, monkeypatch):
-    write_got10k(tmp_path, [2])
-    catalog = {"mine": {"kind": "got10k", "root": str(tmp_path), "train": {}}}
-    assert open_dataset("mine", "train", catalog).name == "mine"
-    with pytest.raises(RequestError, match=r"expected one of mine, found 'mien' \(nearest: 'mine'\); add it"):
-        open_dataset("mien", "train", catalog)
-    monkeypatch.delenv("GOT10K_ROOT", raising=False)
-    with pytest.raises(RequestError, match="environment variable GOT10K_ROOT"):
-        open_dataset("got10k", "train")
-
-
 def test_box_file_readers_agree(tmp_path):
     values = np.random.default_rng(0).normal(0, 100, (50, 4))
     (tmp_path / "comma").write_text("".join("{!r},{!r},{!r},{!r}\n".format(*row) for row in values.tolist()))
@@ -196,3 +188,22 @@ def test_packed_names_come_back(names):
     packed = pack_names(names)
     assert [unpack_name(packed, index) for index in range(len(names))] == names
     assert sorted(names, key=natural) == names
+
+
+def test_a_row_is_all_that_a_new_kind_needs(tmp_path, write_frames, monkeypatch):
+    def survey(root: Path, split: str, options: Options) -> Survey:
+        names = sorted(path.name for path in (root / split).glob(str(options.get("glob", "*.jpg"))))
+        count = len(names)
+        boxes, visible = np.tile([1.0, 2.0, 3.0, 4.0], (count, 1)), np.ones(count, bool)
+        return Survey("x", 0, lambda: Table(names, [split] * count, names, np.arange(count + 1), boxes, visible, []))
+
+    monkeypatch.setitem(KINDS, "mine", Kind(survey, ("glob",), still=True))
+    write_frames(tmp_path / "train", ["a.jpg", "b.jpg", "c.png"], size=(64, 48))
+    (tmp_path / "pick.txt").write_text("b.jpg\n")
+    data = open_entry("x", {"kind": "mine", "root": str(tmp_path), "train": {}}, "train")
+    assert data.still and data.sequences == ["a.jpg", "b.jpg"] and data.boxes.shape == (2, 4)
+    assert data.source.load(1, 0, np.empty(0)).shape == (48, 64, 3)
+    entry = {"kind": "mine", "root": str(tmp_path), "train": {"glob": "*", "split_file": "pick.txt"}}
+    assert open_entry("x", entry, "train").sequences == ["b.jpg"]
+    with pytest.raises(RequestError, match=r"found 'folder'"):
+        open_entry("x", {**entry, "folder": "."}, "train")

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from configs.errors import RequestError
-from configs.schema import Pairs
-from precompute import demo
+from configs.schema import PairsConfig
 from precompute.datasets import open_entry
-from precompute.demo_object import Painter, Pose, draw_look, draw_look_alike
-from precompute.demo_scene import Scene
-from precompute.demo_texture import FAMILIES, Recipe, draw_palette, draw_recipe, paint
+from precompute.demo import generate
+from precompute.demo.moving import Painter, Pose, draw_look, draw_look_alike
+from precompute.demo.scene import Scene
+from precompute.demo.texture import FAMILIES, Recipe, draw_palette, draw_recipe, paint
+from tests.compare import frames_of
 
-SMALL = demo.Request(train=3, val=1, frames=4, seed=5)
+SMALL = generate.Request(train=3, val=1, frames=4, seed=5)
 
 
 def _digests(root: Path) -> dict[str, str]:
@@ -28,24 +29,24 @@ def _digests(root: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("demo") / "out"
-    assert demo.generate(root, SMALL, jobs=1)
+    assert generate.generate(root, SMALL, jobs=1)
     return root
 
 
 def test_two_jobs_write_the_same_bytes(made, tmp_path):
-    assert demo.generate(tmp_path / "out", SMALL, jobs=2)
+    assert generate.generate(tmp_path / "out", SMALL, jobs=2)
     assert _digests(tmp_path / "out") == _digests(made)
 
 
 def test_a_sequence_depends_on_its_number_only(made, tmp_path):
-    demo.generate(tmp_path / "more", SMALL._replace(train=1, val=2))
+    generate.generate(tmp_path / "more", SMALL._replace(train=1, val=2))
     ours, more = _digests(made), _digests(tmp_path / "more")
     shared = {name for name in ours if "000001/" in name}
     assert len(shared) == 2 * (4 + 5)
     assert all(ours[name] == more[name] for name in shared)
     frames = [name for name in ours if name.endswith(".jpg")]
     assert len({ours[name] for name in frames}) == len(frames) == 16
-    demo.generate(tmp_path / "seed", SMALL._replace(seed=6, train=1))
+    generate.generate(tmp_path / "seed", SMALL._replace(seed=6, train=1))
     other = _digests(tmp_path / "seed")
     assert all(ours[name] != other[name] for name in shared if name.endswith(".jpg"))
 
@@ -54,10 +55,10 @@ def test_it_opens_as_got10k(made):
     for split, count in (("train", 3), ("val", 1)):
         data = open_entry("demo", {"kind": "got10k", "root": str(made), split: {"folder": split}}, split)
         assert data.lengths.tolist() == [4] * count
-        assert len(data.usable(Pairs(min_frames=4, min_visible=1))) == count
+        assert len(data.usable(PairsConfig(min_frames=4, min_visible=1))) == count
         for sequence in range(count):
             height, width = cv2.imread(str(data.frame_path(sequence, 3))).shape[:2]
-            boxes = data.sequence_boxes(sequence)
+            boxes = data.boxes[frames_of(data, sequence)]
             assert (boxes[:, 2:] >= 8).all()
             assert (boxes[:, :2] >= 0).all()
             assert (boxes[:, :2] + boxes[:, 2:] <= (width, height)).all()
@@ -66,43 +67,49 @@ def test_it_opens_as_got10k(made):
 def test_complete_data_is_left_alone_and_partial_or_other_data_made_anew(made, tmp_path, capsys):
     root = tmp_path / "out"
     arguments = ["--out", str(root), "--train", "1", "--val", "1", "--frames", "2", "--jobs", "1"]
-    assert demo.main(arguments) == 0
+    assert generate.main(arguments) == 0
     assert capsys.readouterr().out == f"{root}: 1 + 1 sequences of 2 frames, made\n"
     first = _digests(root)
     frame = root / "train" / "GOT-10k_Train_000001" / "00000001.jpg"
     frame.write_bytes(b"kept")
-    demo.main(arguments)
+    generate.main(arguments)
     assert "already there" in capsys.readouterr().out
     assert frame.read_bytes() == b"kept"
     marker = json.loads((root / "demo.json").read_text())
     (root / "demo.json").write_text(json.dumps({**marker, "complete": False}))
-    demo.main(arguments)
+    generate.main(arguments)
     assert _digests(root) == first
-    demo.main([*arguments, "--frames", "3"])
+    generate.main([*arguments, "--frames", "3"])
     assert len(list((root / "train" / "GOT-10k_Train_000001").glob("*.jpg"))) == 3
 
 
 def test_a_failed_run_is_known_as_partial(tmp_path, monkeypatch):
     request = SMALL._replace(train=1, frames=2)
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "_write_annotations", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(generate, "_write_annotations", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
-            demo.generate(tmp_path / "out", request)
+            generate.generate(tmp_path / "out", request)
     assert json.loads((tmp_path / "out" / "demo.json").read_text())["complete"] is False
-    assert demo.generate(tmp_path / "out", request)
+    assert generate.generate(tmp_path / "out", request)
 
 
 def test_folders_of_others_are_refused(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "mine.jpg").touch()
     with pytest.raises(RequestError, match="expected an empty folder or one made by demo-data, found other files"):
-        demo.generate(tmp_path, SMALL)
+        generate.generate(tmp_path, SMALL)
     assert (tmp_path / "train" / "mine.jpg").exists()
     (tmp_path / "demo.json").write_text("[]")
     with pytest.raises(RequestError, match="as demo-data wrote it"):
-        demo.generate(tmp_path, SMALL)
+        generate.generate(tmp_path, SMALL)
     with pytest.raises(RequestError, match="--frames: expected a number of at least 2, found 1"):
-        demo.main(["--out", str(tmp_path), "--frames", "1"])
+        generate.main(["--out", str(tmp_path), "--frames", "1"])
+
+
+def test_help_names_the_command_that_was_typed(capsys):
+    with pytest.raises(SystemExit):
+        generate.main(["--help"], "teachonce precompute demo-data")
+    assert capsys.readouterr().out.startswith("usage: teachonce precompute demo-data ")
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -7,13 +7,16 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from configs.schema import Pairs
-from models.boxes import box_iou, counter_normal, counter_uniform
+from configs.schema import ImageConfig, PairsConfig
+from pairs.boxes import box_iou
+from pairs.geometry import jitter
+from pairs.streams import CENTER, CHOICE, SCALE, counter_normal, counter_uniform
 from precompute import sampling
 from precompute.datasets.dataset import Dataset, FileSource
-from precompute.sampling import draw, jitter
+from precompute.sampling import draw
+from tests.compare import frames_of
 
-PAIRS = Pairs(proposals=4)
+PAIRS = PairsConfig(proposals=4)
 
 
 def _dataset(lengths: list[int], seed: int = 0, gone: float = 0.4, still: bool = False) -> Dataset:
@@ -21,17 +24,20 @@ def _dataset(lengths: list[int], seed: int = 0, gone: float = 0.4, still: bool =
     rng = np.random.default_rng(seed)
     total = sum(lengths)
     boxes = np.column_stack([rng.uniform(0, 200, (total, 2)), rng.uniform(20, 80, (total, 2))])
+    folders, frames = ["a"] * len(lengths), ["1.jpg"] * len(lengths)
     return Dataset(
         name="x",
         kind="got10k",
         split="train",
         root="/x",
         sequences=[f"s{i}" for i in range(len(lengths))],
+        folders=folders,
+        frames=frames,
         offsets=np.cumsum([0, *lengths]),
         boxes=boxes,
         visible=rng.random(total) >= gone,
-        source=FileSource("/x", ["a"] * len(lengths), ["1.jpg"] * len(lengths)),
-        still=np.full(len(lengths), still),
+        source=FileSource("/x", folders, frames),
+        still=still,
         problems=[],
     )
 
@@ -41,9 +47,10 @@ def data() -> Dataset:
     return _dataset([25, 19, 90, 300])
 
 
-def _same(a: sampling.PairSet, b: sampling.PairSet) -> None:
+def _same(a: sampling.DrawnPairs, b: sampling.DrawnPairs, rows: slice = slice(None)) -> None:
+    """Whether `a` is these rows of `b`."""
     for field in fields(a):
-        np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name), err_msg=field.name)
+        np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name)[rows], err_msg=field.name)
         assert getattr(a, field.name).dtype == getattr(b, field.name).dtype
 
 
@@ -52,25 +59,26 @@ def test_any_block_gives_the_same_pairs(data, mode):
     pairs = PAIRS.model_copy(update={"mode": mode})
     whole = draw(data, pairs, 0, 70, True)
     for first, count in ((0, 1), (13, 40), (69, 1), (5, 0)):
-        _same(draw(data, pairs, first, count, True), whole.take(slice(first, first + count)))
+        _same(draw(data, pairs, first, count, True), whole, slice(first, first + count))
 
 
 def test_attempts_choose_rows_of_their_own(data):
-    attempts = np.array([0, 2, 2, 0, 1, 0])
-    mixed = draw(data, PAIRS, 10, 6, True, attempts)
-    assert mixed.attempt.tolist() == attempts.tolist()
-    for row, attempt in enumerate(attempts.tolist()):
-        _same(mixed.take(slice(row, row + 1)), draw(data, PAIRS, 10 + row, 1, True, attempt))
+    for attempt in (0, 2, 1):
+        drawn = draw(data, PAIRS, 10, 6, True, attempt)
+        assert drawn.attempt.tolist() == [attempt] * 6
+        for row in range(6):
+            _same(draw(data, PAIRS, 10 + row, 1, True, attempt), drawn, slice(row, row + 1))
     assert len({tuple(draw(data, PAIRS, 10, 1, True, attempt).center[0, 1]) for attempt in range(4)}) == 4
     with pytest.raises(ValueError, match=r"expected attempts in \[0, 256\)"):
         draw(data, PAIRS, 0, 1, True, 256)
 
 
-def test_put_replaces_rows(data):
+def test_put_replaces_a_row(data):
     rows, other = draw(data, PAIRS, 0, 6, True), draw(data, PAIRS, 4, 1, True, 3)
-    rows.put(np.array([4]), other)
-    _same(rows.take(slice(4, 5)), other)
-    _same(rows.take(slice(0, 4)), draw(data, PAIRS, 0, 4, True))
+    rows.put(4, other)
+    _same(other, rows, slice(4, 5))
+    _same(draw(data, PAIRS, 0, 4, True), rows, slice(0, 4))
+    _same(draw(data, PAIRS, 5, 1, True), rows, slice(5, 6))
 
 
 def test_splits_and_seeds_differ(data):
@@ -80,17 +88,17 @@ def test_splits_and_seeds_differ(data):
     assert (train.center != other.center).any()
 
 
-def _slow_frames(data: Dataset, pairs: Pairs, row: int) -> tuple[int, int, int]:
+def _slow_frames(data: Dataset, pairs: PairsConfig, row: int) -> tuple[int, int, int]:
     """Sequence, ref and test frame of pair `row`, one list at a time."""
-    u = counter_uniform(pairs.seed, sampling.CHOICE, row, 1, 3)[0]
+    u = counter_uniform(pairs.seed, CHOICE[0], row, 1, 3)[0]
     least = max(pairs.min_visible, 2)
     usable = [
         s
         for s in range(len(data.sequences))
-        if len(data.sequence_visible(s)) >= pairs.min_frames and data.sequence_visible(s).sum() >= least
+        if len(data.visible[frames_of(data, s)]) >= pairs.min_frames and data.visible[frames_of(data, s)].sum() >= least
     ]
     sequence = usable[int(u[0] * len(usable))]
-    seen = [frame for frame, visible in enumerate(data.sequence_visible(sequence)) if visible]
+    seen = [frame for frame, visible in enumerate(data.visible[frames_of(data, sequence)]) if visible]
     if pairs.mode == "interval":
         ref = seen[int(u[1] * len(seen))]
         near = [frame for frame in seen if abs(frame - ref) <= pairs.max_gap]
@@ -135,21 +143,21 @@ def test_still_images_are_used_twice():
 
 
 def test_jitter_and_boxes_follow_the_formulas(data):
-    pairs = PAIRS.model_copy(update={"ref_scale_jitter": 0.1, "ref_center_jitter": 0.3})
+    pairs = PAIRS.model_copy(update={"ref": ImageConfig(size=128, area_factor=2, scale_jitter=0.1, center_jitter=0.3)})
     drawn = draw(data, pairs, 5, 20, True)
-    normal = counter_normal(pairs.seed, sampling.SCALE, 5, 20, 4)
-    uniform = counter_uniform(pairs.seed, sampling.CENTER, 5, 20, 4)
+    normal = counter_normal(pairs.seed, SCALE[0], 5, 20, 4)
+    uniform = counter_uniform(pairs.seed, CENTER[0], 5, 20, 4)
     for row in range(20):
-        for image, (scale, center) in enumerate(((0.1, 0.3), (0.5, 4.5))):
-            x, y, w, h = data.sequence_boxes(int(drawn.sequence[row]))[drawn.frame[row, image]]
+        for image, (scale, center, crop, factor) in enumerate(((0.1, 0.3, 128, 2), (0.5, 4.5, 288, 5))):
+            x, y, w, h = data.boxes[frames_of(data, int(drawn.sequence[row]))][drawn.frame[row, image]]
             size = np.array([w * np.exp(normal[row, 2 * image] * scale), h * np.exp(normal[row, 2 * image + 1] * scale)])
             shift = (uniform[row, 2 * image : 2 * image + 2] - 0.5) * np.sqrt(size[0] * size[1]) * center
             np.testing.assert_allclose(drawn.size[row, image], size, rtol=1e-12)
             np.testing.assert_allclose(drawn.center[row, image], [x + w / 2 + shift[0], y + h / 2 + shift[1]], rtol=1e-12)
-            side = np.ceil(np.sqrt(size[0] * size[1]) * 5)
+            side = np.ceil(np.sqrt(size[0] * size[1]) * factor)
             box = (drawn.ref_box, drawn.test_box)[image][row]
-            np.testing.assert_allclose(box[2:], np.array([w, h]) * 288 / side, rtol=1e-6)
-            np.testing.assert_allclose(box[:2] + box[2:] / 2, 143.5 - shift * 288 / side, rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(box[2:], np.array([w, h]) * crop / side, rtol=1e-6)
+            np.testing.assert_allclose(box[:2] + box[2:] / 2, (crop - 1) / 2 - shift * crop / side, rtol=1e-4, atol=1e-3)
 
 
 def test_without_jitter_the_target_stands_in_the_middle(data):

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from configs.errors import RequestError
-from configs.schema import Pairs
-from precompute.crops import CropSpec, build_crops
+from configs.schema import PairsConfig
+from pairs.geometry import crop_side
+from precompute.crops import make_pair
 from precompute.datasets import open_entry
 from precompute.datasets.synthetic import affine, light
 from precompute.sampling import draw
 
-PAIRS = Pairs(proposals=2, crop_size=64)
+PAIRS = PairsConfig.model_validate({"proposals": 2, "ref": {"size": 64}, "test": {"size": 64}})
 TRIANGLE = [60.0, 40.0, 100.0, 44.0, 70.0, 90.0]
 SECOND = [110.0, 60.0, 120.0, 60.0, 120.0, 75.0, 110.0, 75.0]
 
@@ -143,15 +144,15 @@ def test_blend_frames_of_a_pair_share_the_background(tmp_path, write_coco):
 @pytest.mark.parametrize("kind", ["coco_synth", "coco_blend"])
 def test_they_are_pair_sources_like_any_other(root, kind):
     data = _open(root, kind)
-    assert data.is_image_dataset
+    assert data.still
     rows = draw(data, PAIRS, 0, 20, True)
     part = draw(data, PAIRS, 7, 5, True)
     for field in fields(rows):
         np.testing.assert_array_equal(getattr(rows, field.name)[7:12], getattr(part, field.name))
-    made, again = (build_crops(data.source, rows, CropSpec.of(PAIRS)) for _ in range(2))
+    made, again = ([make_pair(data.source, rows, row, PAIRS) for row in range(20)] for _ in range(2))
     assert [pair[:2] for pair in made] == [pair[:2] for pair in again]
     assert all(pair.ref != pair.test for pair in made)
-    scale = PAIRS.crop_size / np.ceil(np.sqrt(rows.size.prod(axis=2)) * PAIRS.search_area_factor)
+    scale = 64 / crop_side(rows.size, PAIRS)
     for row in range(20):
         box = data.source.box(int(rows.sequence[row]), 0, rows.random[row, 1])
         np.testing.assert_allclose(rows.test_box[row, 2:], box[2:] * scale[row, 1], rtol=1e-5)
@@ -174,9 +175,8 @@ def test_any_layout_with_boxes_gives_synthetic_pairs(tmp_path, write_got10k):
     assert data.sequences == [f"GOT-10k_Train_{name}" for name in ("000001/0", "000001/2", "000002/0", "000002/1")]
     assert data.frame_path(1, 0) == folder / "GOT-10k_Train_000001" / "00000003.jpg"
     np.testing.assert_allclose(data.source.box(1, 0, np.full(data.source.numbers, 0.5)), data.boxes[1], atol=1e-9)
-    assert not [
-        pair for pair in build_crops(data.source, draw(data, PAIRS, 0, 10, True), CropSpec.of(PAIRS)) if isinstance(pair, Exception)
-    ]
+    rows = draw(data, PAIRS, 0, 10, True)
+    assert all(make_pair(data.source, rows, row, PAIRS).ref for row in range(10))
 
 
 def test_blend_needs_outlines_on_two_images(tmp_path, write_coco):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,17 +13,20 @@ import torch
 
 import configs
 import models
-from cache import Array, Cache
+from cache import Cache, PairSetSpec
 from configs import Config
-from kdlosses import TARGETS, Pairs, compute, draw_projection, layers_of
-from models.boxes import draw_proposals
-from models.preprocess import VERSION
-from train.online import recorded
+from kdlosses import TARGETS, LiveTeacher, sizes_of, target_spec
+from models import TeacherSpec
+from pairs.boxes import draw_proposals
+from pairs.identity import pair_identity
+from pairs.replay import ROWS, crop_bytes_bound, pair_arrays
+from train.check import recorded
 
 SIZE, N, PART, CHUNK = 64, 4, 32, 8
 ARCHITECTURE = "atom_resnet18tiny"
 COARSE = "coarse"  # the same teacher once more, its features of 3 mantissa bits
 COUNTS = {"train": 64, "val": 24}
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class World:
             f"run_dir={runs or self.folder / 'runs'}",
             f"pairs.count={COUNTS['train']}",
             f"pairs.val_count={COUNTS['val']}",
-            f"pairs.crop_size={SIZE}",
+            f"pairs.ref.size={SIZE}",
+            f"pairs.test.size={SIZE}",
             f"pairs.proposals={N}",
             "student.architecture=atom_resnet18tiny",
             "train.batch=4",
@@ -61,19 +64,22 @@ class World:
             plain.append(f"teacher.architecture={ARCHITECTURE}")
         return configs.load(setting, [*plain, *overrides])
 
+    def teacher(self, name: str = ARCHITECTURE, feature_bits: int | None = None) -> TeacherSpec:
+        """The tiny teacher, under this name."""
+        return TeacherSpec(name, ARCHITECTURE, self.weights, models.weights_digest(self.weights), "float32", 32, feature_bits)
+
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory, settled: Callable[[str, Path, int], models.Tracker]) -> World:
     """The session's tiny world; tests write runs into folders of their own."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("world")
-    weights = folder / "teacher.safetensors"
-    tracker = settled(ARCHITECTURE, weights, 7)
-    made = World(folder, weights)
+    made = World(folder, folder / "teacher.safetensors")
+    settled(ARCHITECTURE, made.weights, 7)
     for split in COUNTS:
         cache = make_cache(made.config(), split, folder / "caches" / split)
-        fill(cache, models.Teacher(tracker), weights, tuple(TARGETS))
-        fill(cache, models.Teacher(tracker), weights, ("iou", "features"), group=COARSE, feature_bits=3)
+        fill(cache, made.config(), made.teacher(), tuple(TARGETS))
+        fill(cache, made.config(), made.teacher(COARSE, 3), ("iou", "features"))
     return made
 
 
@@ -87,11 +93,9 @@ def settle(tracker: models.Tracker) -> None:
 
 def make_cache(config: Config, split: str, path: Path) -> Cache:
     """A pair set of textures."""
-    identity = configs.pair_identity(config.pairs, str(config.dataset), split) | {"content_sha256": "0" * 64}
-    arrays = [Array("ref_box", (4,), "float32", ""), Array("test_box", (4,), "float32", ""), Array("proposals", (N, 4), "float32", "")]
-    arrays += [Array("brightness", (2,), "float32", ""), Array("grey", (), "bool", "")]
-    count = identity["count"]
-    cache = Cache.create(path, identity, count, crop_bytes_bound=30_000, arrays=arrays, part=PART, chunk=CHUNK)
+    identity = pair_identity(config.pairs, str(config.dataset), split) | {"content_sha256": "0" * 64}
+    arrays = tuple(array for array in pair_arrays(config.pairs) if array.name in ROWS)
+    cache = Cache.create(path, PairSetSpec(identity, identity["count"], arrays, crop_bytes_bound(config.pairs), PART, CHUNK))
     rng = np.random.default_rng(len(split))
     for part in range(cache.parts):
         start, stop = cache.bounds(part)
@@ -104,83 +108,60 @@ def make_cache(config: Config, split: str, path: Path) -> Cache:
             "brightness": rng.uniform(0.8, 1.2, (n, 2)) if split == "train" else np.ones((n, 2)),
             "grey": rng.uniform(size=n) < (0.2 if split == "train" else 0),
         }
-        crops = [(texture(rng), texture(rng)) for _ in range(n)]
+        crops = [(texture(rng, config.pairs.ref.size), texture(rng, config.pairs.test.size)) for _ in range(n)]
         cache.pairs.write(part, {k: v if k == "grey" else v.astype(np.float32) for k, v in rows.items()}, crops=crops)
     return cache
 
 
-def texture(rng: np.random.Generator) -> bytes:
+def texture(rng: np.random.Generator, size: int) -> bytes:
     """A JPEG of smooth random colours."""
-    noise = cv2.resize(rng.uniform(0, 255, (8, 8, 3)).astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+    noise = cv2.resize(rng.uniform(0, 255, (8, 8, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     good, encoded = cv2.imencode(".jpg", noise.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 95])
     assert good
     return encoded.tobytes()
 
 
-def fill(
-    cache: Cache,
-    teacher: models.Teacher,
-    weights: Path,
-    names: Sequence[str],
-    group: str = ARCHITECTURE,
-    feature_bits: int | None = None,
-) -> None:
+def fill(cache: Cache, config: Config, teacher: TeacherSpec, names: Sequence[str]) -> None:
     """Adds targets of the teacher, as precompute does."""
-    channels, _ = models.network_sizes(ARCHITECTURE)
-    identity = {
-        "architecture": teacher.architecture,
-        "weights_sha256": models.weights_digest(weights),
-        "dtype": "float32",
-        "preprocess_version": VERSION,
-    }
-    projection = draw_projection(0, channels, teacher.channels)
-    units = {}
-    for name in names:
-        target = TARGETS[name]
-        arrays = target.arrays(teacher.channels, teacher.numbers, N, SIZE, student_channels=channels)
-        facts = target.identity(feature_bits)
-        if target.projected:
-            facts |= {"projection_seed": 0, "student_channels": {layer: channels[layer] for layer in target.layers}}
-        constants = {layer: matrix.numpy() for layer, matrix in projection.items()} if target.projected else {}
-        compress = target.whole and feature_bits is not None
-        units[name] = cache.add_target(group, name, identity, facts, [Array(*array, compress=compress) for array in arrays], constants)
+    sizes, live = sizes_of(config, teacher), LiveTeacher(teacher.load(CPU), teacher.feature_bits)
+    specs = [target_spec(name, sizes) for name in names]
+    units = {spec.name: cache.add_target(teacher.name, teacher.identity(), spec) for spec in specs}
+    projection = {layer: torch.from_numpy(matrix) for spec in specs for layer, matrix in spec.constants.items()}
     for part in range(cache.parts):
         start, stop = cache.bounds(part)
-        seen = recorded(cache, range(start, stop), "torch", torch.device("cpu"), SIZE)
-        pairs: Pairs = seen.pairs
-        outputs = teacher(seen.ref, seen.test, pairs.ref_box, pairs.proposals, layers_of(names))
-        found = compute(names, outputs, pairs, projection, feature_bits)
+        (ref, test), boxes = recorded(cache, range(start, stop), config.pairs, "torch", CPU)
+        numbers = live.targets(ref, test, boxes, names, projection)
         for name, unit in units.items():
-            unit.write(part, {array: found[f"{name}/{array}"].numpy() for array in unit.arrays})
+            unit.write(part, {array: numbers[f"{name}/{array}"].numpy() for array in unit.arrays})
     timed = {"seconds": 2.0, "teacher_pairs": cache.count, "teacher_seconds": 0.5, "waited_seconds": 0.1, "device": "cpu, 1 threads"}
     cache.add_history(
         {
             "setting": "atom_cfkd",
-            "teacher": group,
-            "teacher_weights": str(weights),
+            "teacher": teacher.name,
+            "teacher_weights": str(teacher.weights),
             "decoder": "opencv",
             "targets": list(names),
             "pairs": cache.count,
         }
         # reports count the work of one teacher
-        | (timed if group == ARCHITECTURE else {})
+        | (timed if teacher.name == ARCHITECTURE else {})
     )
 
 
 @pytest.fixture(scope="session")
-def filled():
-    """(configuration, split, folder, teacher, weights, targets, group=, feature_bits=): a cache and one more teacher's targets in it."""
+def filled() -> Callable[[Config, str, Path, TeacherSpec, Sequence[str]], Cache]:
+    """(configuration, split, folder, teacher, targets): a cache and one more teacher's targets in it."""
 
-    def make(config: Config, split: str, path: Path, teacher: models.Teacher, weights: Path, names: Sequence[str], **options: Any) -> Cache:
+    def make(config: Config, split: str, path: Path, teacher: TeacherSpec, names: Sequence[str]) -> Cache:
         cache = Cache.open(path) if path.exists() else make_cache(config, split, path)
-        fill(cache, teacher, weights, names, **options)
+        fill(cache, config, teacher, names)
         return cache
 
     return make
 
 
 @pytest.fixture(scope="session")
-def settled():
+def settled() -> Callable[[str, Path, int], models.Tracker]:
     """(architecture, path, seed): a random network that BatchNorm knows such images with, and its weights in a file."""
 
     def make(architecture: str, path: Path, seed: int) -> models.Tracker:
@@ -194,6 +175,6 @@ def settled():
 
 
 @pytest.fixture(scope="session")
-def textured():
+def textured() -> Callable[[Config, str, Path], Cache]:
     """`make_cache`, for tests that need other pair sets than the world's."""
     return make_cache

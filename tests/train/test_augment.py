@@ -1,17 +1,13 @@
-"""Fresh augmentation: a function of the position alone, and boxes that go with their mirrored pixels."""
+"""Fresh augmentation: a function of the position alone, in the ranges of the pair set."""
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
-import pytest
-import torch
 
-from configs.schema import Pairs
-from models.preprocess import CropBatch, make_decoder
-from train.augment import SIGMA, draw_fresh, flip_boxes, fresh_proposals, is_fresh
+from configs.schema import PairsConfig
+from train.data.augment import SIGMA, choose_proposals, draw_fresh, fresh_proposals, is_fresh
 
-PAIRS = Pairs(crop_size=96, proposals=5)
+PAIRS = PairsConfig(proposals=5)
 
 
 def test_numbers_of_a_position_do_not_depend_on_what_else_is_drawn():
@@ -43,32 +39,26 @@ def test_ranges_follow_the_pair_set():
     assert 0.1 < (drawn.blur[drawn.blur[:, 0] > 0, 1] > 0).mean() < 0.3
 
 
-@pytest.mark.parametrize("box", [(7, 30, 20, 11), (0, 0, 96, 96), (80, 5, 30, 8), (-6, 40, 20, 20)])
-def test_a_box_moves_with_its_pixels(box):
-    x, y, w, h = box
-    image = np.zeros((96, 96, 3), np.uint8)
-    image[max(y, 0) : y + h, max(x, 0) : x + w] = 255
-    jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].ravel()
-    crops = CropBatch([jpeg], np.ones(1, np.float32), np.zeros(1, bool), np.ones(1, bool), np.zeros(1, np.float32))
-    decoder = make_decoder("torch", lambda index: crops, images=1, size=96, device="cpu", threads=1)
-    found = decoder.batch(0)[0, 0] > 0
-    decoder.close()
-    mirrored = flip_boxes(np.array([box], np.float32), np.array([True]), 96)[0].astype(int).tolist()
-    expected = torch.zeros(96, 96, dtype=torch.bool)
-    expected[max(mirrored[1], 0) : mirrored[1] + mirrored[3], max(mirrored[0], 0) : mirrored[0] + mirrored[2]] = True
-    assert torch.equal(found, expected) and expected.any()
-
-
-def test_only_flipped_boxes_move_and_the_input_stays():
-    boxes = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
-    before = boxes.copy()
-    moved = flip_boxes(boxes, np.array([False, True, False]), 96)
-    np.testing.assert_array_equal(boxes, before)
-    np.testing.assert_array_equal(moved[[0, 2]], boxes[[0, 2]])
-    np.testing.assert_array_equal(moved[1, :, 0], 96 - boxes[1, :, 0] - boxes[1, :, 2])
-    np.testing.assert_array_equal(moved[1, :, 1:], boxes[1, :, 1:])
+def test_shares_are_the_probabilities():
+    drawn = draw_fresh(0, 0, 4000, PAIRS)
+    assert 0.8 <= drawn.brightness.min() < 0.81 and 1.19 < drawn.brightness.max() <= 1.2
+    assert abs(drawn.grey.mean() - 0.05) < 0.015 and abs(drawn.flip.mean() - 0.5) < 0.03
+    assert abs((drawn.blur > 0).mean() - 0.2) < 0.02
 
 
 def test_the_ends_of_the_mix():
     assert all(is_fresh(0, step, 1.0) for step in range(50)) and not any(is_fresh(0, step, 0.0) for step in range(50))
     assert [is_fresh(0, step, 0.5) for step in range(64)] != [is_fresh(1, step, 0.5) for step in range(64)]
+
+
+def test_every_stored_proposal_is_drawn_equally_often():
+    drawn = choose_proposals(0, np.arange(4000), 16, 4)
+    assert drawn.shape == (4000, 4) and (np.diff(drawn, axis=1) > 0).all()
+    # 1,000 each expected, standard deviation 27
+    assert np.abs(np.bincount(drawn.ravel(), minlength=16) - 1000).max() < 5 * 27.4
+
+
+def test_mix_makes_its_share_of_steps_fresh():
+    share = np.mean([is_fresh(0, step, 0.3) for step in range(2000)])
+    assert abs(share - 0.3) < 0.04
+    assert not any(is_fresh(0, step, 0.0) for step in range(100))

@@ -47,9 +47,9 @@ def test_two_processes_follow_the_curve_of_one(world, tmp_path, monkeypatch):
     )
     both = world.config(*options, "train.freeze=[]", setting="ts_ah_fid", runs=tmp_path / "two")
     (tmp_path / "config.yaml").write_text(configs.dump(both))
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     started = [
         subprocess.Popen(

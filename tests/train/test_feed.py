@@ -2,52 +2,94 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from cache import Array, Cache
+from cache import Array, Cache, PairSetSpec, TargetSpec, Unit
 from configs.errors import RunError
-from configs.schema import Pairs as PairsSection
-from models.boxes import box_iou
-from models.preprocess import MEAN, STD
-from train.augment import ALL, choose_proposals, draw_fresh, flip_boxes, fresh_proposals, is_fresh
-from train.feed import Feed
-from train.order import InOrder, Order
+from configs.schema import PairsConfig
+from pairs.batch import Batch
+from pairs.boxes import box_iou
+from pairs.decode.decoder import MEAN, STD
+from pairs.replay import ROWS, pair_arrays
+from train.data.augment import ALL, is_fresh
+from train.data.feed import Feed, FeedSpec
+from train.data.order import InOrder, Order
 
 SIZE, COUNT, N = 64, 44, 4
-SECTION = PairsSection(crop_size=SIZE, proposals=N, count=COUNT)
+SECTION = PairsConfig.model_validate({"ref": {"size": SIZE}, "test": {"size": SIZE}, "proposals": N, "count": COUNT})
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["torch", "dali"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each decoder."""
+    if request.param == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI has no wheel for this platform")
+    return str(request.param)
+
+
+def create(path: Path, count: int, part: int, pairs: PairsConfig = SECTION) -> Cache:
+    """An empty pair set of what a feed reads."""
+    arrays = tuple(array for array in pair_arrays(pairs) if array.name in ROWS)
+    return Cache.create(path, PairSetSpec({"a": 1}, count, arrays, crop_bytes_bound=20_000, part=part, chunk=8))
+
+
+def with_iou(cache: Cache, proposals: int) -> Unit:
+    """The empty target iou of a teacher of that name."""
+    spec = TargetSpec("iou", {"target": "iou"}, (Array("iou", (proposals,), "float16", ""),))
+    return cache.add_target("teacher", {"t": 1}, spec)
+
+
+def fill(cache: Cache, part: int, pairs: PairsConfig = SECTION) -> None:
+    """One part: pair i is a ref of grey level 4 i with a bright left half and a coloured foot, and a test of 4 i + 2."""
+    start, stop = cache.bounds(part)
+    index = np.arange(start, stop, dtype=np.float32)
+    box = np.stack([index / 2, index * 0 + 20, index * 0 + 16, index * 0 + 12], 1)
+    images = [
+        [np.full((image.size, image.size, 3), 4 * i + 2 * k, np.uint8) for k, image in enumerate(pairs.images)] for i in range(start, stop)
+    ]
+    for i, (ref, _) in zip(range(start, stop), images, strict=True):
+        ref[:, : len(ref) // 2] = 255 - 4 * i
+        ref[-8:, :, 0] = 255
+    crops = [(jpeg(ref), jpeg(test)) for ref, test in images]
+    rows = {"ref_box": box, "test_box": box + 1, "proposals": np.repeat(box[:, None] + 2, N, 1)}
+    rows |= {"brightness": np.stack([1 - index / 100, 1 + index / 100], 1), "grey": index.astype(int) % 2 == 0}
+    cache.pairs.write(part, {k: v.astype(bool if k == "grey" else np.float32) for k, v in rows.items()}, crops=crops)
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Cache:
-    """Pair i: ref of grey level 4 i with a bright left half and a coloured foot, test of 4 i + 2, target numbers i."""
-    arrays = [Array("ref_box", (4,), "float32", ""), Array("test_box", (4,), "float32", ""), Array("proposals", (N, 4), "float32", "")]
-    arrays += [Array("brightness", (2,), "float32", ""), Array("grey", (), "bool", "")]
-    made = Cache.create(tmp_path_factory.mktemp("c") / "cache", {"a": 1}, COUNT, crop_bytes_bound=20_000, arrays=arrays, part=16, chunk=8)
-    unit = made.add_target("teacher", "iou", {"t": 1}, {"target": "iou"}, [Array("iou", (N,), "float16", "")])
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """Pairs as `fill` makes them, target numbers i."""
+    made = create(tmp_path_factory.mktemp("c") / "cache", COUNT, 16)
+    unit = with_iou(made, N)
     for part in range(made.parts):
-        start, stop = made.bounds(part)
-        index = np.arange(start, stop, dtype=np.float32)
-        box = np.stack([index / 2, index * 0 + 20, index * 0 + 16, index * 0 + 12], 1)
-        images = [[np.full((SIZE, SIZE, 3), 4 * i + 2 * k, np.uint8) for k in (0, 1)] for i in range(start, stop)]
-        for i, (ref, _) in zip(range(start, stop), images, strict=True):
-            ref[:, : SIZE // 2] = 255 - 4 * i
-            ref[-8:, :, 0] = 255
-        crops = [tuple(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes() for image in pair) for pair in images]
-        rows = {"ref_box": box, "test_box": box + 1, "proposals": np.repeat(box[:, None] + 2, N, 1)}
-        rows |= {"brightness": np.stack([1 - index / 100, 1 + index / 100], 1), "grey": index.astype(int) % 2 == 0}
-        made.pairs.write(part, {k: v.astype(bool if k == "grey" else np.float32) for k, v in rows.items()}, crops=crops)
-        unit.write(part, {"iou": np.repeat(index[:, None], N, 1)})
+        fill(made, part)
+        unit.write(part, {"iou": np.repeat(np.arange(*made.bounds(part), dtype=np.float32)[:, None], N, 1)})
     return made
 
 
-def feed(cache: Cache, kind: str = "torch", order=None, **options) -> Feed:
-    targets = [{"iou": cache.target("teacher", "iou")}]
-    order = order or Order([cache.count], [cache.chunk], 2, seed=0)
-    defaults = {"batch": 4, "pairs": SECTION, "device": torch.device("cpu"), "kind": kind}
-    return Feed([cache], order, targets, **defaults | options)
+def feed(cache: Cache, **options: Any) -> Feed:
+    order = Order([cache.count], [cache.chunk], 2, seed=0)
+    plain: dict[str, Any] = {"batch": 4, "pairs": SECTION, "device": CPU, "kind": "torch", "teacher": "teacher", "targets": ("iou",)}
+    return Feed(FeedSpec((cache,), **{"order": order} | plain | options))
+
+
+def one(cache: Cache, step: int, **options: Any) -> Batch:
+    """One batch of a feed made for it."""
+    fed = feed(cache, **options)
+    batch = next(fed.batches(step))
+    fed.close()
+    return batch
 
 
 def grey_level(image: torch.Tensor) -> np.ndarray:
@@ -62,8 +104,8 @@ def test_rows_targets_and_images_belong_to_one_pair(cache):
     for batch in fed.batches(0, 15):
         index = batch.pair.astype(np.float32)
         np.testing.assert_allclose(batch.targets["iou/iou"].numpy(), np.repeat(index[:, None], N, 1))
-        np.testing.assert_allclose(batch.pairs.ref_box[:, 0].numpy(), index / 2)
-        np.testing.assert_allclose(batch.pairs.proposals[:, 0, 0].numpy(), index / 2 + 2)
+        np.testing.assert_allclose(batch.boxes.ref_box[:, 0].numpy(), index / 2)
+        np.testing.assert_allclose(batch.boxes.proposals[:, 0, 0].numpy(), index / 2 + 2)
         expected = np.clip((4 * index + 2) * (1 + index / 100), 0, 255)
         np.testing.assert_allclose(grey_level(batch.test)[:, 0], expected, atol=1.5)
         with_photometry += len(index)
@@ -71,44 +113,73 @@ def test_rows_targets_and_images_belong_to_one_pair(cache):
     fed.close()
 
 
-@pytest.mark.parametrize("kind", ["torch", "dali"])
-def test_a_feed_started_anywhere_gives_the_same_bits(cache, kind):
-    if kind == "dali":
-        pytest.importorskip("nvidia.dali", reason="DALI has no wheel for this platform")
-    first = feed(cache, kind)
+@pytest.mark.parametrize("augment", ["replay", "fresh"])
+def test_ref_and_test_have_each_their_size(tmp_path, kind, augment):
+    section = SECTION.model_copy(update={"test": SECTION.test.model_copy(update={"size": 96})})
+    made = create(tmp_path / "cache", 8, 8)
+    fill(made, 0, section)
+    batch = one(made, 0, kind=kind, pairs=section, augment=augment, fresh=("flip",), order=InOrder([8]), batch=8, targets=())
+    assert batch.ref.shape == (8, 3, 64, 64) and batch.test.shape == (8, 3, 96, 96)
+    assert (batch.boxes.ref, batch.boxes.test) == (section.ref, section.test)
+    index, levels = batch.pair.astype(np.float32), grey_level(batch.ref)
+    np.testing.assert_allclose(grey_level(batch.test)[:, 0], (4 * index + 2) * (1 + index / 100), atol=1.5)
+    mirrored = levels[:, 2] < levels[:, -3]
+    assert mirrored.any() == (augment == "fresh") and not mirrored.all()
+    # a box is mirrored in its own image
+    for boxes, shift, size in ((batch.boxes.ref_box, 0, 64), (batch.boxes.test_box, 1, 96), (batch.boxes.proposals[:, 0], 2, 96)):
+        x = index / 2 + shift
+        np.testing.assert_allclose(boxes[:, 0].numpy(), np.where(mirrored, size - 1 - x - 16 - shift, x))
+
+
+def test_a_stream_started_anywhere_gives_the_same_bits(cache, kind):
+    first = feed(cache, kind=kind)
     whole = [(batch.ref.clone(), batch.test.clone(), batch.targets["iou/iou"]) for batch in first.batches(0, 8)]
-    second = feed(cache, kind)
+    second = feed(cache, kind=kind)
     for got, want in zip(second.batches(5, 8), whole[5:], strict=True):
         assert torch.equal(got.ref, want[0]) and torch.equal(got.test, want[1]) and torch.equal(got.targets["iou/iou"], want[2])
-    again = first.batch(2)
+    again = next(first.batches(2))
     assert torch.equal(again.ref, whole[2][0])
+    # another stream from within the first
+    assert torch.equal(next(first.batches(4)).ref, whole[4][0])
     first.close()
     second.close()
 
 
+def test_a_stream_is_read_ahead_and_never_beyond_its_end(cache, monkeypatch):
+    read: list[int] = []
+    plain = Feed._read
+
+    def watched(self: Feed, step: int) -> Any:
+        read.append(step)
+        return plain(self, step)
+
+    monkeypatch.setattr(Feed, "_read", watched)
+    fed = feed(cache)
+    batches = fed.batches(3, 12)
+    next(batches)
+    assert 3 + 2 <= max(read) < 12
+    assert len(list(batches)) == 8 and read == list(range(3, 12)) and fed.waited_s > 0
+    fed.close()
+
+
 def test_two_processes_share_one_step_without_overlap(cache):
-    one = feed(cache, batch=8)
+    whole = feed(cache, batch=8)
     halves = [feed(cache, batch=4, rank=rank, world=2) for rank in (0, 1)]
-    for step in range(4):
-        whole = one.batch(step)
-        parts = [half.batch(step) for half in halves]
-        assert sorted(whole.pair.tolist()) == sorted(parts[0].pair.tolist() + parts[1].pair.tolist())
-        assert torch.equal(whole.ref[1::2], parts[1].ref)
+    for batch, *parts in zip(*(fed.batches(0, 4) for fed in (whole, *halves)), strict=True):
+        assert sorted(batch.pair.tolist()) == sorted(parts[0].pair.tolist() + parts[1].pair.tolist())
+        assert torch.equal(batch.ref[1::2], parts[1].ref)
 
 
 def test_fresh_batches_do_not_depend_on_the_number_of_processes(cache):
-    whole = feed(cache, batch=8, augment="fresh").batch(3)
+    whole = one(cache, 3, batch=8, augment="fresh")
     for rank in (0, 1):
-        part = feed(cache, batch=4, rank=rank, world=2, augment="fresh").batch(3)
+        part = one(cache, 3, batch=4, rank=rank, world=2, augment="fresh")
         assert torch.equal(part.ref, whole.ref[rank::2]) and torch.equal(part.test, whole.test[rank::2])
-        assert torch.equal(part.pairs.proposals, whole.pairs.proposals[rank::2])
-        assert torch.equal(part.pairs.ref_box, whole.pairs.ref_box[rank::2])
+        assert torch.equal(part.boxes.proposals, whole.boxes.proposals[rank::2])
+        assert torch.equal(part.boxes.ref_box, whole.boxes.ref_box[rank::2])
 
 
-@pytest.mark.parametrize("kind", ["torch", "dali"])
 def test_a_broken_crop_is_named_by_cache_and_pair(cache, kind, monkeypatch, capfd):
-    if kind == "dali":
-        pytest.importorskip("nvidia.dali", reason="DALI has no wheel for this platform")
     read = cache.read_crops
 
     def damaged(start, stop):
@@ -118,44 +189,55 @@ def test_a_broken_crop_is_named_by_cache_and_pair(cache, kind, monkeypatch, capf
         return refs, tests
 
     monkeypatch.setattr(cache, "read_crops", damaged)
-    fed = feed(cache, kind, order=InOrder([COUNT]))
-    assert fed.batch(2).pair.tolist() == [8, 9, 10, 11]
+    fed = feed(cache, kind=kind, order=InOrder([COUNT]))
+    batches = fed.batches(2)
+    assert next(batches).pair.tolist() == [8, 9, 10, 11]
     with pytest.raises(
         RunError, match=r"cache, pair 13, test crop: expected a JPEG of 64 x 64, found .*; look .* `make verify CACHE=/.*/cache`$"
     ):
-        fed.batch(3)
-    assert fed.batch(4).pair.tolist() == [16, 17, 18, 19]
+        next(batches)
+    assert next(fed.batches(4)).pair.tolist() == [16, 17, 18, 19]
     fed.close()
     capfd.readouterr()  # the JPEG libraries complain on stderr themselves
 
 
-@pytest.mark.parametrize("kind", ["torch", "dali"])
 def test_a_missing_part_is_the_error_of_its_batch(tmp_path, kind):
-    if kind == "dali":
-        pytest.importorskip("nvidia.dali", reason="DALI has no wheel for this platform")
-    arrays = [Array("ref_box", (4,), "float32", ""), Array("test_box", (4,), "float32", ""), Array("proposals", (N, 4), "float32", "")]
-    arrays += [Array("brightness", (2,), "float32", ""), Array("grey", (), "bool", "")]
-    half = Cache.create(tmp_path / "half", {"a": 1}, 16, crop_bytes_bound=20_000, arrays=arrays, part=8, chunk=8)
-    jpeg = cv2.imencode(".jpg", np.zeros((SIZE, SIZE, 3), np.uint8))[1].tobytes()
-    ones = {array.name: np.ones((8, *array.shape), array.dtype) for array in arrays}
-    half.pairs.write(0, ones, crops=[(jpeg, jpeg)] * 8)
-    fed = Feed([half], InOrder([16]), [{}], batch=4, pairs=SECTION, device=torch.device("cpu"), kind=kind)
-    assert fed.batch(0).pair.tolist() == [0, 1, 2, 3] and fed.batch(1).pair.tolist() == [4, 5, 6, 7]
+    half = create(tmp_path / "half", 16, 8)
+    fill(half, 0)
+    fed = feed(half, kind=kind, order=InOrder([16]), targets=())
+    batches = fed.batches(0)
+    assert next(batches).pair.tolist() == [0, 1, 2, 3] and next(batches).pair.tolist() == [4, 5, 6, 7]
     with pytest.raises(RunError, match=r"^pairs: expected part 1 \(pairs 8-15\) to be published, found no ledger entry"):
-        fed.batch(2)
-    half.pairs.write(1, ones, crops=[(jpeg, jpeg)] * 8)
-    assert fed.batch(2).pair.tolist() == [8, 9, 10, 11]
+        next(batches)
+    fill(half, 1)
+    assert next(fed.batches(2)).pair.tolist() == [8, 9, 10, 11]
+    fed.close()
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), IndexError(3), OSError(5, "Input/output error"), MemoryError()])
+def test_whatever_reading_raises_comes_through_unchanged(cache, monkeypatch, error):
+    def fails(start: int, stop: int) -> None:
+        raise error
+
+    monkeypatch.setattr(cache, "read_crops", fails)
+    fed = feed(cache)
+    with pytest.raises(type(error)) as caught:
+        next(fed.batches(0))
+    assert caught.value is error
     fed.close()
 
 
 def test_validation_sees_every_pair_once_and_its_last_batch_is_short(cache):
-    fed = feed(cache, order=InOrder([COUNT]), batch=8, total=COUNT)
-    seen = [batch.pair.tolist() for batch in fed.batches(0, fed.steps)]
-    assert [len(one) for one in seen] == [8, 8, 8, 8, 8, 4]
-    assert [index for one in seen for index in one] == list(range(COUNT))
-    with pytest.raises(IndexError):
-        fed.batch(6)
+    fed = feed(cache, order=InOrder([COUNT]), batch=8)
+    for _ in range(2):
+        seen = [batch.pair.tolist() for batch in fed.batches(0)]
+        assert [len(pairs) for pairs in seen] == [8, 8, 8, 8, 8, 4]
+        assert [index for pairs in seen for index in pairs] == list(range(COUNT))
+    assert fed.spec.steps == 6 and not list(fed.batches(6))
     fed.close()
+    some = feed(cache, order=InOrder([COUNT], most=10), batch=8)
+    assert [batch.pair.tolist() for batch in some.batches(0)] == [list(range(8)), [8, 9]]
+    some.close()
 
 
 def test_fresh_batches_have_new_images_and_boxes_and_no_cached_target(cache):
@@ -166,12 +248,12 @@ def test_fresh_batches_have_new_images_and_boxes_and_no_cached_target(cache):
         assert not new.targets
         np.testing.assert_array_equal(old.pair, new.pair)
         assert not torch.equal(old.test, new.test)
-        assert not torch.equal(old.pairs.proposals, new.pairs.proposals)
-        iou = box_iou(new.pairs.proposals.numpy(), new.pairs.test_box[:, None].numpy())
+        assert not torch.equal(old.boxes.proposals, new.boxes.proposals)
+        iou = box_iou(new.boxes.proposals.numpy(), new.boxes.test_box[:, None].numpy())
         assert (iou > 0.1 - 1e-6).all()
-        mirrored = (new.pairs.ref_box[:, 0] - old.pairs.ref_box[:, 0]).abs().numpy() > 1e-3
-        for at in np.flatnonzero(mirrored):
-            assert new.pairs.ref_box[at, 0] == SIZE - old.pairs.ref_box[at, 0] - old.pairs.ref_box[at, 2]
+        mirrored = (new.boxes.ref_box[:, 0] - old.boxes.ref_box[:, 0]).abs().numpy() > 1e-3
+        for at in np.flatnonzero(mirrored).tolist():
+            assert new.boxes.ref_box[at, 0] == SIZE - 1 - old.boxes.ref_box[at, 0] - old.boxes.ref_box[at, 2]
             flipped += 1
         # the ref images have a border between their halves: its sides change places with the flip
         level_old, level_new = grey_level(old.ref), grey_level(new.ref)
@@ -180,8 +262,7 @@ def test_fresh_batches_have_new_images_and_boxes_and_no_cached_target(cache):
                 same = np.sign(level_old[at, 2] - level_old[at, -3]) == np.sign(level_new[at, 2] - level_new[at, -3])
                 assert same == (not mirrored[at])
     assert 4 < flipped < 28
-    again = feed(cache, augment="fresh").batch(3)
-    assert torch.equal(again.pairs.proposals, feed(cache, augment="fresh").batch(3).pairs.proposals)
+    assert torch.equal(one(cache, 3, augment="fresh").boxes.proposals, one(cache, 3, augment="fresh").boxes.proposals)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -190,12 +271,11 @@ def test_one_fresh_augmentation_leaves_the_others_as_recorded(cache, name):
     section = SECTION.model_copy(update={"grey_probability": 0.5})
     old, new = feed(cache, pairs=section), feed(cache, pairs=section, augment="fresh", fresh=(name,))
     images = proposals = boxes = 0
-    for step in range(6):
-        before, after = old.batch(step), new.batch(step)
+    for before, after in zip(old.batches(0, 6), new.batches(0, 6), strict=True):
         assert after.fresh and not after.targets
         images += not torch.equal(before.ref, after.ref)
-        boxes += not torch.equal(before.pairs.ref_box, after.pairs.ref_box)
-        proposals += not torch.equal(before.pairs.proposals, after.pairs.proposals)
+        boxes += not torch.equal(before.boxes.ref_box, after.boxes.ref_box)
+        proposals += not torch.equal(before.boxes.proposals, after.boxes.proposals)
     assert (images > 0, boxes > 0, proposals > 0) == (name != "proposals", name == "flip", name in ("flip", "proposals"))
     old.close()
     new.close()
@@ -203,82 +283,48 @@ def test_one_fresh_augmentation_leaves_the_others_as_recorded(cache, name):
 
 def test_a_fresh_batch_reads_only_the_targets_that_belong_to_it(cache):
     fed = feed(cache, mix=0.5, fresh=("proposals",), fresh_targets=("iou",))
-    assert all(fed.batch(step).targets.keys() == {"iou/iou"} for step in range(8))
+    assert all(batch.targets.keys() == {"iou/iou"} for batch in fed.batches(0, 8))
     fed.close()
 
 
 @pytest.mark.parametrize("options", [{}, {"augment": "none"}, {"augment": "fresh", "fresh": ("blur",)}, {"augment": "fresh"}])
 def test_a_step_draws_its_proposals_from_those_of_the_pair(tmp_path, options):
     stored, taken = 12, 5
-    arrays = [Array("ref_box", (4,), "float32", ""), Array("test_box", (4,), "float32", ""), Array("proposals", (stored, 4), "float32", "")]
-    arrays += [Array("brightness", (2,), "float32", ""), Array("grey", (), "bool", "")]
-    made = Cache.create(tmp_path / "pool", {"a": 1}, 8, crop_bytes_bound=20_000, arrays=arrays, part=8, chunk=8)
-    jpeg = cv2.imencode(".jpg", np.zeros((SIZE, SIZE, 3), np.uint8))[1].tobytes()
-    number = np.arange(8 * stored, dtype=np.float32).reshape(8, stored)
-    rows = {array.name: np.full((8, *array.shape), 20, array.dtype) for array in arrays} | {"grey": np.zeros(8, bool)}
-    rows["proposals"] = np.stack([number, number * 0 + 20, number * 0 + 9, number * 0 + 9], 2)
-    made.pairs.write(0, rows, crops=[(jpeg, jpeg)] * 8)
-    unit = made.add_target("teacher", "iou", {"t": 1}, {"target": "iou"}, [Array("iou", (stored,), "float16", "")])
-    unit.write(0, {"iou": number})
     section = SECTION.model_copy(update={"proposals": stored, "count": 8})
-    order = Order([8], [8], 1, seed=0)
-    common = {"batch": 8, "pairs": section, "device": torch.device("cpu"), "kind": "torch", "seed": 3, "fresh_targets": ("iou",)}
-    fed = Feed([made], order, [{"iou": unit}], proposals=taken, **common | options)
+    made = create(tmp_path / "pool", 8, 8, section)
+    unit = with_iou(made, stored)
+    number = np.arange(8 * stored, dtype=np.float32).reshape(8, stored)
+    rows = {array.name: np.full((8, *array.shape), 20, array.dtype) for array in made.pairs.arrays.values()} | {"grey": np.zeros(8, bool)}
+    rows["proposals"] = np.stack([number, number * 0 + 20, number * 0 + 9, number * 0 + 9], 2)
+    black = jpeg(np.zeros((SIZE, SIZE, 3), np.uint8))
+    made.pairs.write(0, rows, crops=[(black, black)] * 8)
+    unit.write(0, {"iou": number})
+    own = {"order": Order([8], [8], 1, seed=0), "batch": 8, "pairs": section, "seed": 3, "fresh_targets": ("iou",), "proposals": taken}
+    fed = feed(made, **own | options)
     seen = []
     for batch in fed.batches(0, 4):
-        x = batch.pairs.proposals[..., 0].numpy()
+        x = batch.boxes.proposals[..., 0].numpy()
         assert x.shape == (8, taken)
         if options != {"augment": "fresh"}:
             # the teacher's number goes with its proposal, none comes twice, and all are of this very pair
             np.testing.assert_array_equal(batch.targets["iou/iou"].numpy(), x)
             assert (np.diff(x, axis=1) > 0).all() and (x // stored == batch.pair[:, None]).all()
         seen.append(x)
+    fed.close()
     assert any(not np.array_equal(seen[0], other) for other in seen[1:])
-    again = Feed([made], order, [{"iou": unit}], proposals=taken, **common | options)
-    np.testing.assert_array_equal(again.batch(3).pairs.proposals[..., 0].numpy(), seen[3])
-    halves = [Feed([made], order, [{}], proposals=taken, **common | options | {"batch": 4, "rank": rank, "world": 2}) for rank in (0, 1)]
-    for rank, half in enumerate(halves):
-        np.testing.assert_array_equal(half.batch(2).pairs.proposals[..., 0].numpy(), seen[2][rank::2])
-    for one in (fed, again, *halves):
-        one.close()
-
-
-def test_every_stored_proposal_is_drawn_equally_often():
-    drawn = choose_proposals(0, np.arange(4000), 16, 4)
-    assert drawn.shape == (4000, 4) and (np.diff(drawn, axis=1) > 0).all()
-    # 1,000 each expected, standard deviation 27
-    assert np.abs(np.bincount(drawn.ravel(), minlength=16) - 1000).max() < 5 * 27.4
-
-
-def test_mix_makes_its_share_of_steps_fresh():
-    share = np.mean([is_fresh(0, step, 0.3) for step in range(2000)])
-    assert abs(share - 0.3) < 0.04
-    assert not any(is_fresh(0, step, 0.0) for step in range(100))
+    np.testing.assert_array_equal(one(made, 3, **own | options).boxes.proposals[..., 0].numpy(), seen[3])
+    for rank in (0, 1):
+        half = one(made, 2, **own | options | {"batch": 4, "rank": rank, "world": 2})
+        np.testing.assert_array_equal(half.boxes.proposals[..., 0].numpy(), seen[2][rank::2])
 
 
 def test_mixed_steps_follow_the_rule(cache):
     fed = feed(cache, mix=0.5)
-    for step in range(8):
-        batch = fed.batch(step)
+    for step, batch in enumerate(fed.batches(0, 8)):
         assert batch.fresh == is_fresh(0, step, 0.5) == (not batch.targets)
+    fed.close()
 
 
 def test_none_takes_the_photometry_off(cache):
-    batch = feed(cache, augment="none").batch(0)
+    batch = one(cache, 0, augment="none")
     np.testing.assert_allclose(grey_level(batch.test)[:, 0], 4 * batch.pair + 2, atol=1.5)
-
-
-def test_fresh_photometry_keeps_to_its_ranges_and_to_its_position():
-    drawn = draw_fresh(0, 0, 4000, SECTION)
-    assert 0.8 <= drawn.brightness.min() < 0.81 and 1.19 < drawn.brightness.max() <= 1.2
-    assert abs(drawn.grey.mean() - 0.05) < 0.015 and abs(drawn.flip.mean() - 0.5) < 0.03
-    assert abs((drawn.blur > 0).mean() - 0.2) < 0.02
-    np.testing.assert_array_equal(draw_fresh(0, 100, 5, SECTION).blur, drawn.blur[100:105])
-
-
-def test_flipping_twice_changes_nothing():
-    boxes = np.random.default_rng(0).uniform(0, 40, (6, 3, 4)).astype(np.float32)
-    flip = np.array([True, False, True, True, False, True])
-    np.testing.assert_allclose(flip_boxes(flip_boxes(boxes, flip, SIZE), flip, SIZE), boxes, rtol=1e-5, atol=1e-5)
-    test_box = np.array([[20.0, 20, 16, 12]])
-    assert not np.array_equal(fresh_proposals(test_box, 0, 1, SECTION), fresh_proposals(test_box, 0, 2, SECTION))

@@ -10,17 +10,17 @@ from safetensors.torch import load_file
 
 import models
 from cache import Cache
-from configs import RequestError, RunError
-from kdlosses import Pairs
-from models.boxes import box_iou
+from configs import PairsConfig, RequestError, RunError
+from kdlosses import LiveTeacher, build_objectives
+from pairs.boxes import box_iou
 from tests.compare import moved, state_of
 from train import checkpoint
+from train.check import check_cache, decoder_note, recorded, relative_error, some_rows
+from train.inputs import find_teacher, open_caches, open_inputs, resolve_dataset
 from train.log import read_metrics
 from train.loop import Meter, PhaseLoop
-from train.online import OnlineTeacher, check_cache, decoder_note, recorded, relative_error, some_rows
-from train.plan import Sources
+from train.plan import Origin
 from train.run import prepare, processes, run
-from train.sources import find_teacher, objectives, open_caches, open_sources, resolve_dataset
 from train.students import build_students, parameter_groups
 
 QUICK = ("train.epochs=1", "train.val_batches=1", "train.log_every=1", "train.check_pairs=0", "train.pictures=0")
@@ -40,11 +40,14 @@ def test_the_share_of_online_batches_is_logged(world, tmp_path):
 
 def test_phases_freeze_their_parts_bit_for_bit_and_start_the_schedule_anew(world, tmp_path, monkeypatch):
     phases = "phases=[{epochs: 2, freeze: [head], losses: {fidelity: 100}}, {epochs: 1, freeze: [backbone], losses: {teacher_soft: 1}}]"
-    kept = []
+    kept: list[dict[str, torch.Tensor]] = []
     save = checkpoint.save
-    monkeypatch.setattr(
-        checkpoint, "save", lambda path, progress, students, *rest: (kept.append(state_of(students)), save(path, progress, students, *rest))
-    )
+
+    def keep(path, position, students, *rest):
+        kept.append(state_of(students))
+        save(path, position, students, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", keep)
     config = world.config(*QUICK, phases, "train.lr_step=1", setting="sep", runs=tmp_path)
     folder = run(config)
     start = state_of(build_students(config)[0])
@@ -60,7 +63,7 @@ def test_only_what_is_trained_is_given_to_adam(world):
     config = world.config("train.backbone_lr=0.0005")
     students, _ = build_students(config)
     students.freeze(())
-    groups = parameter_groups(students, objectives(config, open_sources(config).teacher)[0], config)
+    groups = parameter_groups(students, build_objectives(config, "atom_resnet18tiny")[0], config)
     assert [(group["name"], group["lr"]) for group in groups] == [("backbone", 5e-4), ("head", 1e-3)]
     given = {id(parameter) for group in groups for parameter in group["params"]}
     names = {name for name, parameter in students.named_parameters() if id(parameter) in given}
@@ -81,7 +84,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(world, 
 def test_the_meter_names_the_first_bad_step():
     meter = Meter(0.0)
     for value in (1.0, 2.0, float("nan"), float("inf")):
-        meter.add({"a": torch.tensor(1.0), "b": torch.tensor(value)}, Sources())
+        meter.add({"a": torch.tensor(1.0), "b": torch.tensor(value)}, Origin())
     with pytest.raises(RunError, match="step 9: expected finite losses, found b = nan;"):
         meter.means(10)
     meter.rows = meter.rows[:2]
@@ -100,10 +103,12 @@ def test_students_start_from_a_file_or_a_part_of_one(world, tmp_path):
     backbone = {name: value for name, value in state.items() if name.startswith("feature_extractor.")}
     models.save_weights(backbone, tmp_path / "backbone.safetensors")
     whole, notes = build_students(world.config(f"student.weights={world.weights}"))
-    assert all(torch.equal(value, state[name]) for name, value in whole.first.state_dict().items()) and "backbone and head" in notes[0]
+    assert (
+        all(torch.equal(value, state[name]) for name, value in whole.trackers[0].state_dict().items()) and "backbone and head" in notes[0]
+    )
     part, notes = build_students(world.config(f"student.weights={tmp_path / 'backbone.safetensors'}"))
-    assert torch.equal(part.first.state_dict()["feature_extractor.conv1.weight"], state["feature_extractor.conv1.weight"])
-    assert not torch.equal(part.first.state_dict()["bb_regressor.iou_predictor.weight"], state["bb_regressor.iou_predictor.weight"])
+    assert torch.equal(part.trackers[0].state_dict()["feature_extractor.conv1.weight"], state["feature_extractor.conv1.weight"])
+    assert not torch.equal(part.trackers[0].state_dict()["bb_regressor.iou_predictor.weight"], state["bb_regressor.iou_predictor.weight"])
     with pytest.raises(RequestError, match="expected a backbone of published width, found atom_resnet18tiny"):
         build_students(world.config("student.weights=imagenet"))
 
@@ -113,37 +118,36 @@ def test_the_validation_line_is_what_a_plain_evaluation_gives(world, tmp_path):
     first = next(record for record in read_metrics(run(config)) if record["kind"] == "val")
     students, _ = build_students(config)
     (cache,) = open_caches(config, "val")
-    predicted, truth = plain_predictions(students.first.eval(), cache, config.pairs.crop_size)
+    predicted, truth = plain_predictions(students.trackers[0].eval(), cache, config.pairs)
     assert first["iou_error"] == pytest.approx(float((predicted - truth).abs().mean()), rel=1e-5)
     assert first["correlation"] == pytest.approx(float(torch.corrcoef(torch.stack([predicted, truth]))[0, 1]), rel=1e-4)
     assert first["terms"]["ground_truth"] == pytest.approx(float(torch.nn.functional.smooth_l1_loss(predicted * 2, truth * 2)), rel=1e-5)
 
 
 @torch.no_grad()
-def plain_predictions(tracker: models.Tracker, cache: Cache, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_predictions(tracker: torch.nn.Module, cache: Cache, pairs: PairsConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Predicted and true IoU of every proposal of a cache, one pair after the other."""
     predicted, truth = [], []
     for row in range(cache.count):
-        one = recorded(cache, [row], "torch", torch.device("cpu"), size)
-        pairs: Pairs = one.pairs
-        predicted.append((tracker(one.ref, one.test, pairs.ref_box, pairs.proposals).prediction[0] + 1) / 2)
-        truth.append(box_iou(pairs.proposals[0], pairs.test_box[0]))
+        (ref, test), boxes = recorded(cache, [row], pairs, "torch", torch.device("cpu"))
+        predicted.append((tracker(ref, test, boxes.ref_box, boxes.proposals).prediction[0] + 1) / 2)
+        truth.append(box_iou(boxes.proposals[0], boxes.test_box[0]))
     return torch.cat(predicted), torch.cat(truth)
 
 
 def test_the_live_teacher_confirms_its_cache_and_refuses_anothers(world):
     config = world.config("train.check_pairs=5")
-    sources = open_sources(config)
-    assert sources.teacher is not None and sources.teacher.weights == world.weights, "the cache's history names the file"
-    objective = objectives(config, sources.teacher)[0]
+    inputs = open_inputs(config)
+    assert inputs.teacher is not None and inputs.teacher.weights == world.weights, "the cache's history names the file"
+    (objective,) = build_objectives(config, inputs.teacher.architecture)
     needed = {"iou": objective, "abs_sum": objective}
     cpu = torch.device("cpu")
-    line = check_cache(sources.train[0], sources.teacher, OnlineTeacher(sources.teacher.load(cpu)), needed, config, cpu)
+    line = check_cache(inputs.train[0], inputs.teacher, LiveTeacher(inputs.teacher.load(cpu)), needed, config, cpu)
     assert "5 pairs of train recomputed" in line and "tolerance 0.02" in line
     torch.manual_seed(8)
-    stranger = OnlineTeacher(models.Teacher(models.build("atom_resnet18tiny")))
+    stranger = LiveTeacher(models.TeacherNetwork(models.build("atom_resnet18tiny")))
     with pytest.raises(RunError, match=r"expected the live teacher's numbers within 0.02 \(relative\), found"):
-        check_cache(sources.train[0], sources.teacher, stranger, needed, config, cpu)
+        check_cache(inputs.train[0], inputs.teacher, stranger, needed, config, cpu)
 
 
 def test_some_rows_are_spread_and_never_repeat(world):
@@ -195,14 +199,14 @@ def test_rounding_changes_nothing_but_whole_features(world, tmp_path):
 
 def test_the_live_teacher_rounds_as_the_cache_does(world):
     config = world.config(*TRAINED, "teacher.name=coarse", "teacher.feature_bits=3", setting="atom_compression")
-    sources = open_sources(config)
-    assert sources.teacher is not None and sources.teacher.feature_bits == 3
-    objective, cpu = objectives(config, sources.teacher)[0], torch.device("cpu")
-    teacher = sources.teacher.load(cpu)
-    line = check_cache(sources.train[0], sources.teacher, OnlineTeacher(teacher, False, 3), {"features": objective}, config, cpu)
+    inputs = open_inputs(config)
+    assert inputs.teacher is not None and inputs.teacher.feature_bits == 3
+    (objective,), cpu = build_objectives(config, inputs.teacher.architecture), torch.device("cpu")
+    teacher = inputs.teacher.load(cpu)
+    line = check_cache(inputs.train[0], inputs.teacher, LiveTeacher(teacher, 3), {"features": objective}, config, cpu)
     assert float(line.split("relative error ")[1].split()[0]) < 2e-3
-    with pytest.raises(RunError, match=r"features/layer. of teacher coarse: expected the live teacher's numbers within 0.02"):
-        check_cache(sources.train[0], sources.teacher, OnlineTeacher(teacher), {"features": objective}, config, cpu)
+    with pytest.raises(RunError, match=r"features/layer2_ref of teacher coarse: expected the live teacher's numbers within 0.02"):
+        check_cache(inputs.train[0], inputs.teacher, LiveTeacher(teacher), {"features": objective}, config, cpu)
 
 
 def test_a_missing_cache_is_refused_with_the_command_that_makes_it(world, tmp_path):
@@ -227,8 +231,13 @@ def test_several_data_sets_are_mixed_each_from_its_own_cache(world, textured, tm
     config = world.config(*QUICK, *overrides, "dataset=a b", setting="gt", runs=tmp_path)
     seen: list[int] = []
     plain = PhaseLoop.one_step
+
+    def watched(self, batch, meter):
+        seen.extend(batch.source.tolist())
+        plain(self, batch, meter)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PhaseLoop, "one_step", lambda self, batch, meter: (seen.extend(batch.source.tolist()), plain(self, batch, meter))[1])
+        patch.setattr(PhaseLoop, "one_step", watched)
         run(config)
     assert len(seen) == 16 and set(seen) == {0, 1}
     assert "a-train, " in capsys.readouterr().out
@@ -250,7 +259,7 @@ def test_another_decoder_than_the_caches_is_mentioned_with_the_difference(world,
 def test_teacher_and_student_must_give_equally_many_numbers(world):
     config = world.config("student.architecture=drnet_mobilenetsmall")
     with pytest.raises(RequestError, match=r"teacher\.architecture: expected 4 number"):
-        objectives(config, open_sources(config).teacher)
+        build_objectives(config, "atom_resnet18tiny")
 
 
 def test_devices_and_batches_that_cannot_be_are_refused(world, monkeypatch):

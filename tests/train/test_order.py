@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.order import InOrder, Order
+from train.data.order import InOrder, Order
 
 
 @pytest.mark.parametrize(("count", "chunk", "window"), [(64, 8, 2), (61, 8, 3), (5, 8, 4), (100, 7, 1)])

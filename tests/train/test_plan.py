@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 import pytest
 
 import configs
 from configs import RequestError
 from kdlosses import TARGETS
-from train.plan import ABSENT, Sources, cache_command, foreign, make_plan
+from train.plan import ABSENT, Held, Origin, Plan, TermNeeds, cache_command, make_plan, why_not_cached
 
 ALL = {"iou": "", "abs_sum": ""}
 CFKD = {"teacher_soft": ("iou",), "adaptive_hard": ("iou",), "fidelity": ("abs_sum",), "correlation_filter": ()}
 WEIGHTS = "teacher.pth"
 
 
-def plan(*overrides: str, train=ALL, val=ALL, weights: str | None = WEIGHTS, setting: str = "atom_cfkd", needs=(CFKD,)):
+def plan(
+    *overrides: str,
+    train: Held = ALL,
+    val: Held = ALL,
+    weights: str | None = WEIGHTS,
+    setting: str = "atom_cfkd",
+    needs: Sequence[TermNeeds] = (CFKD,),
+) -> Plan:
     return make_plan(configs.load(setting, ["dataset=got10k", *overrides]), needs, train, val, weights)
 
 
-def sources(made) -> dict[str, str]:
+def origins(made: Plan) -> dict[str, str]:
     return {row.term: row.train for row in made.rows}
 
 
 def test_replayed_images_take_every_target_from_the_cache():
     made = plan(weights=None)
-    assert sources(made) == {"teacher_soft": "cache", "adaptive_hard": "cache", "fidelity": "cache", "correlation_filter": "none"}
-    assert made.train == (Sources(cached=("iou", "abs_sum")),) and made.val == made.train and not made.needs_teacher
+    assert origins(made) == {"teacher_soft": "cache", "adaptive_hard": "cache", "fidelity": "cache", "correlation_filter": "none"}
+    assert made.train == (Origin(cached=("iou", "abs_sum")),) and made.val == made.train and not made.needs_teacher
 
 
 def test_fresh_images_start_the_teacher_for_those_who_need_it_only():
     made = plan("train.augment=fresh")
-    assert sources(made)["fidelity"] == "online teacher" and sources(made)["correlation_filter"] == "none"
-    assert made.train == made.fresh == (Sources(online=("iou", "abs_sum")),)
-    assert made.val == (Sources(cached=("iou", "abs_sum")),), "validation replays the recorded pairs whatever training does"
+    assert origins(made)["fidelity"] == "online teacher" and origins(made)["correlation_filter"] == "none"
+    assert made.train == made.fresh == (Origin(online=("iou", "abs_sum")),)
+    assert made.val == (Origin(cached=("iou", "abs_sum")),), "validation replays the recorded pairs whatever training does"
 
 
 @pytest.mark.parametrize("augment", ["fresh", "none", "replay"])
@@ -43,26 +51,26 @@ def test_student_only_losses_never_start_a_teacher(augment):
     losses = ["losses.ground_truth=1", "losses.correlation_filter=1", "losses.tracking=1", "losses.teacher_soft=null"]
     losses += ["losses.adaptive_hard=null", "losses.fidelity=null"]
     made = plan(f"train.augment={augment}", "train.teacher=online", *losses, train={}, val={}, needs=needs, weights=None)
-    assert set(sources(made).values()) == {"none"} and not made.needs_teacher
+    assert set(origins(made).values()) == {"none"} and not made.needs_teacher
 
 
 def test_plain_crops_are_not_what_the_teacher_saw_unless_no_photometry_was_recorded():
-    assert sources(plan("train.augment=none"))["fidelity"] == "online teacher"
+    assert origins(plan("train.augment=none"))["fidelity"] == "online teacher"
     same = plan("train.augment=none", "pairs.brightness=0", "pairs.grey_probability=0", weights=None)
-    assert sources(same)["fidelity"] == "cache"
+    assert origins(same)["fidelity"] == "cache"
 
 
 def test_mixed_batches_are_online_and_the_others_cached():
     made = plan("train.mix=0.1")
-    assert made.train == (Sources(cached=("iou", "abs_sum")),) and made.fresh == (Sources(online=("iou", "abs_sum")),)
-    assert sources(made)["fidelity"] == "cache, 10% online teacher" and made.needs_teacher
+    assert made.train == (Origin(cached=("iou", "abs_sum")),) and made.fresh == (Origin(online=("iou", "abs_sum")),)
+    assert origins(made)["fidelity"] == "cache, 10% online teacher" and made.needs_teacher
 
 
 @pytest.mark.parametrize("mode", ["train.augment=fresh", "train.mix=0.5"])
 @pytest.mark.parametrize("name", ["brightness", "grey", "flip", "blur"])
 def test_each_change_of_the_image_sends_every_target_online(name, mode):
     made = plan(mode, f"train.fresh=[{name}]")
-    assert made.fresh == (Sources(online=("iou", "abs_sum")),)
+    assert made.fresh == (Origin(online=("iou", "abs_sum")),)
     for term in ("teacher_soft", "adaptive_hard", "fidelity"):
         row = next(row for row in made.rows if row.term == term)
         assert "online teacher" in row.train and f"fresh {name}: the teacher must see the new image" in row.why
@@ -72,38 +80,38 @@ def test_each_change_of_the_image_sends_every_target_online(name, mode):
 
 def test_new_proposals_send_the_teachers_predictions_online_and_leave_the_maps_cached():
     made = plan("train.augment=fresh", "train.fresh=[proposals]")
-    assert made.train == made.fresh == (Sources(cached=("abs_sum",), online=("iou",)),)
-    assert sources(made) == {"teacher_soft": "online teacher", "adaptive_hard": "online teacher", "fidelity": "cache"} | {
+    assert made.train == made.fresh == (Origin(cached=("abs_sum",), online=("iou",)),)
+    assert origins(made) == {"teacher_soft": "online teacher", "adaptive_hard": "online teacher", "fidelity": "cache"} | {
         "correlation_filter": "none"
     }
     assert "fresh proposals: the teacher must judge the new ones" in made.table()
     mixed = plan("train.mix=0.25", "train.fresh=[proposals]")
-    assert mixed.train == (Sources(cached=("iou", "abs_sum")),) and mixed.fresh == made.fresh
-    assert sources(mixed)["teacher_soft"] == "cache, 25% online teacher" and sources(mixed)["fidelity"] == "cache"
+    assert mixed.train == (Origin(cached=("iou", "abs_sum")),) and mixed.fresh == made.fresh
+    assert origins(mixed)["teacher_soft"] == "cache, 25% online teacher" and origins(mixed)["fidelity"] == "cache"
     # without a loss that needs predictions there is nothing to compute, so no weights are needed
     maps = plan("train.augment=fresh", "train.fresh=[proposals]", weights=None, needs=({"fidelity": ("abs_sum",)},))
-    assert maps.train == (Sources(cached=("abs_sum",)),) and not maps.needs_teacher
+    assert maps.train == (Origin(cached=("abs_sum",)),) and not maps.needs_teacher
 
 
 def test_only_predictions_have_a_number_a_proposal():
     assert [name for name, target in TARGETS.items() if target.per_proposal] == ["iou"]
-    assert foreign(configs.load("atom_tskd", ["train.fresh=[proposals]"]), "response", "fresh") == ""
+    assert why_not_cached(configs.load("atom_tskd", ["train.fresh=[proposals]"]), "response", "fresh") == ""
 
 
 def test_fresh_brightness_of_a_pair_set_without_any_changes_nothing():
     unlit = ("pairs.brightness=0", "train.augment=fresh", "train.fresh=[brightness]")
-    assert plan(*unlit, weights=None).fresh == (Sources(cached=("iou", "abs_sum")),)
+    assert plan(*unlit, weights=None).fresh == (Origin(cached=("iou", "abs_sum")),)
 
 
 def test_more_proposals_a_step_than_a_pair_has_are_refused():
     with pytest.raises(RequestError, match=r"train\.proposals: expected at most the 16 that a cached pair has .*found 17; lower it, or"):
         plan("train.proposals=17")
-    assert plan("train.proposals=16").train == (Sources(cached=("iou", "abs_sum")),)
+    assert plan("train.proposals=16").train == (Origin(cached=("iou", "abs_sum")),)
 
 
 def test_auto_computes_a_missing_target_online_and_says_why():
     made = plan(train={"iou": "", "abs_sum": "3 of 32 parts missing"})
-    assert made.train == (Sources(cached=("iou",), online=("abs_sum",)),)
+    assert made.train == (Origin(cached=("iou",), online=("abs_sum",)),)
     row = next(row for row in made.rows if row.term == "fidelity")
     assert row.train == "online teacher" and "3 of 32 parts missing" in row.why and "weights are at hand" in row.why
 
@@ -135,7 +143,7 @@ def test_cached_with_plain_crops_is_refused():
 def test_phases_are_planned_each_for_itself():
     needs = ({"fidelity": ("abs_sum",), "correlation_filter": ()}, {"teacher_soft": ("iou",), "adaptive_hard": ("iou",)})
     made = plan(setting="sep", needs=needs)
-    assert made.train == (Sources(cached=("abs_sum",)), Sources(cached=("iou",)))
+    assert made.train == (Origin(cached=("abs_sum",)), Origin(cached=("iou",)))
     assert [row.phase for row in made.rows] == [0, 0, 1, 1]
 
 
@@ -152,7 +160,8 @@ def test_the_command_carries_every_difference_from_the_settings_file():
         [
             "dataset=a b",
             "pairs.count=64",
-            "pairs.crop_size=96",
+            "pairs.ref.size=96",
+            "pairs.test.size=112",
             "losses.fidelity.layers=[layer1, layer2]",
             "teacher.name=other",
             "teacher.feature_bits=5",

@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
 
 import configs
 from cache import Cache
-from configs import RequestError, RunError
-from configs.cli import run as command
-from configs.schema import Losses, Phase
-from train import record, study
+from configs import RequestError, RunError, cli
+from configs.budget import share_epochs
+from configs.schema import Losses, PhaseConfig
 from train.__main__ import main, parser
-from train.record import mflops, read_run, trained_parameters
-from train.report import break_even, report
+from train.reports import run_folder, study
+from train.reports.report import break_even, report
+from train.reports.run_folder import mflops, read_run, trained_parameters
 from train.run import run
 
 SHORT = ("train.check_pairs=0", "train.val_batches=1", "train.pictures=1")
 
 
 @pytest.fixture(scope="module")
-def runs(world, tmp_path_factory) -> list[Path]:
+def runs(world: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One cached run, one of ground truth alone."""
     folder = tmp_path_factory.mktemp("runs")
     return [run(world.config(*SHORT, runs=folder)), run(world.config(*SHORT, setting="gt", runs=folder))]
@@ -46,6 +47,7 @@ def test_a_report_states_what_the_runs_measured(runs, tmp_path):
     assert [float(cell) for cell in rows[1][1:5]] == pytest.approx(wanted, abs=6e-4)
     assert rows[2][3] == "-", "a setting without a teacher has none to compare with"
     numbers = rows_of(page, "Runs")
+    assert first.result is not None
     assert numbers[1][1:6] == ["atom_resnet18tiny", f"{first.result['parameters']:,}", "7", "8", "32"]
     terms = rows_of(page, "Weighted loss terms")
     assert terms[0][1:] == [*first.after["terms"], "ground_truth", "sum"]
@@ -58,6 +60,7 @@ def test_the_cost_of_the_cache_is_what_its_ledger_and_history_say(runs, world, t
     page = report(runs, tmp_path / "out").read_text()
     cache = Cache.open(world.folder / "caches" / "train")
     unit = cache.target("atom_resnet18tiny", "abs_sum")
+    assert unit is not None
     rows = {(row[0], row[1]): row[2] for row in rows_of(page, "Cache")}
     assert rows["train", "atom_resnet18tiny: abs_sum"] == f"{sum(unit.nbytes().values()) / cache.count:,.0f}"
     first = read_run(runs[0])
@@ -72,22 +75,23 @@ def test_what_is_no_run_is_refused(tmp_path):
         report([tmp_path], tmp_path / "out")
 
 
-def test_parameters_and_operations_are_counted_for_what_runs():
+def test_parameters_and_operations_are_counted_for_what_runs(world):
     # published by the reference: 4 ATOM heads and backbones without the stages that are never run
     assert trained_parameters("atom_resnet18tiny") < trained_parameters("atom_mobilenetsmall") < trained_parameters("atom_resnet18")
     # the stem of both crops alone: 2 images x 8 filters of 3 x 7 x 7, a multiply-add for each of 32 x 32 places
     stem = 2 * 8 * 147 * 32 * 32 / 1e6
-    assert stem < mflops("atom_resnet18tiny", 64, 4) < 10 * stem
+    assert stem < mflops("atom_resnet18tiny", world.config().pairs) < 10 * stem
 
 
 def test_a_study_runs_every_member_once_and_compares_them(world, tmp_path, monkeypatch, capsys):
     plain = world.config(runs=tmp_path / "runs").model_dump(mode="json")
     overrides = [f"{key}={plain[key]}" for key in ("dataset", "cache_dir", "run_dir")]
-    overrides += [f"pairs.{key}={plain['pairs'][key]}" for key in ("count", "val_count", "crop_size", "proposals")]
+    overrides += [f"pairs.{key}={plain['pairs'][key]}" for key in ("count", "val_count", "proposals")]
+    overrides += ["pairs.ref.size=64", "pairs.test.size=64"]
     overrides += ["student.architecture=atom_resnet18tiny", "teacher.architecture=atom_resnet18tiny", *SHORT]
     overrides += [f"train.{key}={plain['train'][key]}" for key in ("batch", "lr", "log_every", "feed", "feed_threads", "device")]
     words = ["study", "gt", "sep", "--seeds", "0", "1", "--epochs", "2", "--batches", "2", "--out", str(tmp_path / "out"), "--", *overrides]
-    assert command(main, words) == 0
+    assert cli.run(main, words) == 0
     page = (tmp_path / "out" / "report.md").read_text()
     rows = rows_of("## Summary\n" + page, "Summary")
     assert [row[:2] for row in rows[1:4]] == [["gt", "2"], ["sep", "2"], ["teacher", ""]]
@@ -98,7 +102,7 @@ def test_a_study_runs_every_member_once_and_compares_them(world, tmp_path, monke
     assert "4 steps of 4, 16 pairs a run" in page and (tmp_path / "out" / "compared.png").exists()
     capsys.readouterr()
     monkeypatch.setattr("train.run._train", lambda *arguments: pytest.fail("a finished member was run again"))
-    assert command(main, words) == 0
+    assert cli.run(main, words) == 0
     assert capsys.readouterr().out.count("this run has finished") == 4
 
 
@@ -122,7 +126,9 @@ def test_budgets_must_be_equal():
     with pytest.raises(RequestError, match=r"equally many pairs, found gt 2,400,000, atom_cfkd 1,600,000; give --epochs and --batches"):
         study.members(["gt", "atom_cfkd"], [0], ["dataset=demo"], None, None)
     equal = study.members(["gt", "atom_cfkd", "sep"], [0, 1], ["dataset=demo"], 10, 100)
-    assert {record.budget(config) for config in equal} == {(1000, 32_000)} and len({record.run_folder(config) for config in equal}) == 6
+    assert {run_folder.budget(config) for config in equal} == {(1000, 32_000)} and len(
+        {run_folder.folder_of(config) for config in equal}
+    ) == 6
     assert {config.train.lr_step for config in equal[:4]} == {3} and [phase.epochs for phase in equal[-1].phases] == [5, 5]
     with pytest.raises(RequestError, match="at least one for each of sep's 2 phases, found 1"):
         study.members(["sep"], [0], ["dataset=demo"], 1, 100)
@@ -134,8 +140,8 @@ def test_budgets_must_be_equal():
     ("lengths", "epochs", "wanted"), [((50, 50), 5, [2, 3]), ((1, 99), 4, [1, 3]), ((10, 10, 10), 3, [1, 1, 1]), ((3, 1), 8, [6, 2])]
 )
 def test_phases_share_the_epochs_in_proportion(lengths, epochs, wanted):
-    phases = tuple(Phase(epochs=length, losses=Losses(ground_truth=1)) for length in lengths)
-    assert [phase.epochs for phase in configs.share_epochs(phases, epochs)] == wanted
+    phases = tuple(PhaseConfig(epochs=length, losses=Losses(ground_truth=1)) for length in lengths)
+    assert [phase.epochs for phase in share_epochs(phases, epochs)] == wanted
 
 
 def test_seeds_are_read_in_both_forms():
@@ -146,20 +152,20 @@ def test_seeds_are_read_in_both_forms():
 
 def test_help_lists_every_field_of_the_configuration(capsys):
     with pytest.raises(SystemExit):
-        parser().parse_args(["run", "--help"])
+        parser("python -m train").parse_args(["run", "--help"])
     text = capsys.readouterr().out
-    missing = [name for name, _, _ in configs.describe() if f"  {name} = " not in text and name not in ("setting", "doc")]
+    missing = [name for name, _, _ in configs.field_help() if f"  {name} = " not in text and name not in ("setting", "doc")]
     assert not missing and "share of the batches with fresh augmentation" in text
 
 
 def test_commands_end_with_one_line_and_the_right_code(world, tmp_path, capsys):
-    assert command(main, ["run", "--setting", "atom_cfdk"]) == 2
+    assert cli.run(main, ["run", "--setting", "atom_cfdk"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: setting: expected one of") and "(nearest: 'atom_cfkd')" in error and error.count("\n") == 1
     path = tmp_path / "own.yaml"
     tree = world.config(*SHORT, "train.epochs=1", setting="gt", runs=tmp_path / "runs").model_dump(mode="json")
     path.write_text(json.dumps({key: value for key, value in tree.items() if key != "setting"}))
-    assert command(main, ["run", "train.batches=1", "--setting", str(path)]) == 0
+    assert cli.run(main, ["run", "train.batches=1", "--setting", str(path)]) == 0
     assert capsys.readouterr().out.strip().split("\n")[-1] == f"run: {tmp_path / 'runs' / 'own' / 'seed0'}"
-    assert command(main, ["report", str(tmp_path / "runs" / "own" / "seed0"), "--out", str(tmp_path / "page")]) == 0
+    assert cli.run(main, ["report", str(tmp_path / "runs" / "own" / "seed0"), "--out", str(tmp_path / "page")]) == 0
     assert capsys.readouterr().out.strip() == f"report: {tmp_path / 'page' / 'report.md'}"

@@ -8,9 +8,10 @@ import pytest
 
 import configs
 from configs import RequestError, RunError
-from train import checkpoint, record
+from train import checkpoint
 from train.log import METRICS, RunLog, read_metrics
 from train.loop import PhaseLoop
+from train.reports import run_folder
 from train.run import run
 
 TIMES = ("pairs_per_s", "wait_share")
@@ -39,7 +40,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     plain = PhaseLoop.one_step
 
     def one_step(self, batch, meter):
-        if self.progress.step == step:
+        if self.position.step == step:
             raise KeyboardInterrupt
         plain(self, batch, meter)
 
@@ -56,13 +57,13 @@ def test_a_killed_run_goes_on_to_the_same_bits(world, tmp_path, monkeypatch, cas
         killed_at(patch, step)
         with pytest.raises(KeyboardInterrupt):
             run(config)
-    folder = record.run_folder(config)
-    assert not (folder / record.RESULT).exists()
+    folder = run_folder.folder_of(config)
+    assert not (folder / run_folder.RESULT).exists()
     begun = checkpoint.load(folder / checkpoint.FILE)
     assert (begun is None) == (step < 4) and (begun is None or begun[0].step == 4)
     assert run(config) == folder
     assert without_times(folder) == without_times(whole)
-    for name in (record.STUDENT, record.SECOND):
+    for name in (run_folder.STUDENT, run_folder.SECOND):
         assert (folder / name).exists() == (whole / name).exists()
         assert not (whole / name).exists() or (folder / name).read_bytes() == (whole / name).read_bytes()
 
@@ -94,7 +95,7 @@ def test_a_run_does_not_go_on_from_other_caches(world, tmp_path, monkeypatch):
         killed_at(patch, 6)
         with pytest.raises(KeyboardInterrupt):
             run(config)
-    monkeypatch.setattr("train.sources.Sources.identity", lambda self: {"train": "other", "val": "other"})
+    monkeypatch.setattr("train.inputs.Inputs.identity", lambda self: {"train": "other", "val": "other"})
     with pytest.raises(RequestError, match="expected the caches and the teacher that the run began with, found others"):
         run(config)
 
@@ -102,10 +103,10 @@ def test_a_run_does_not_go_on_from_other_caches(world, tmp_path, monkeypatch):
 def test_config_and_weights_of_a_run_read_back(world, tmp_path):
     config = world.config("train.epochs=1", setting="gt", runs=tmp_path)
     folder = run(config)
-    assert configs.read(folder / record.CONFIG) == config
+    assert configs.read(folder / run_folder.CONFIG) == config
     from models import read_state
 
-    state, metadata = read_state(folder / record.STUDENT)
+    state, metadata = read_state(folder / run_folder.STUDENT)
     assert metadata["architecture"] == "atom_resnet18tiny" and metadata["setting"] == "gt" and "bb_regressor.iou_predictor.weight" in state
 
 

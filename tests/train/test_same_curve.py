@@ -10,24 +10,25 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import configs
 import models
-from kdlosses import TARGETS
-from train.feed import Batch
+from kdlosses import TARGETS, LiveTeacher
+from models import TeacherSpec
+from pairs.batch import Batch
 from train.log import read_metrics
 from train.loop import Meter, PhaseLoop
-from train.online import OnlineTeacher
 from train.run import run
 
 STEPS, PASS, RATE = 50, 8, 5e-6
 """Steps of a run, steps of one pass over the 32 pairs, Adam's rate."""
 TOLERANCE = STEPS * 2**-11
 """Of a term at any step, relative to its mean over the run: one rounding of a target a step, if all of them added up."""
-TINY = "student.architecture=atom_resnet18tiny"
+TINY, DRNET = "student.architecture=atom_resnet18tiny", "drnet_mobilenetsmall"
 PHASES = (
     "phases=[{epochs: 1, freeze: [head], losses: {fidelity: 100, correlation_filter: 0.01}},"
     " {epochs: 1, freeze: [backbone], losses: {teacher_soft: 1, adaptive_hard: 0.1}}]"
@@ -50,7 +51,7 @@ RUNS = {
     "atom_compression": (TINY,),
     "atom_compression trained": (TINY, *TRAINED),
     "atom_compression coarse": (TINY, *TRAINED, "teacher.name=coarse", "teacher.feature_bits=3"),
-    "drnet_cfkd": ("teacher.architecture=drnet_mobilenetsmall",),
+    "drnet_cfkd": (f"teacher.architecture={DRNET}",),
 }
 # Terms that a comparison of two losses turns on and off.
 SWITCHED = {"adaptive_hard", "mutual_students"}
@@ -63,17 +64,15 @@ def curve(world, filled, settled, tmp_path_factory):
     """(name of RUNS, overrides) -> the terms of every step of that run."""
     folder = tmp_path_factory.mktemp("curves")
     ours = replace(world, folder=folder)
-    tracker = models.build("atom_resnet18tiny")
-    models.load_weights(tracker, world.weights)
-    teacher = models.Teacher(tracker)
-    drnet = folder / "drnet.safetensors"
-    box_teacher = models.Teacher(settled("drnet_mobilenetsmall", drnet, 7))
+    settled(DRNET, folder / "drnet.safetensors", 7)
+    digest = models.weights_digest(folder / "drnet.safetensors")
+    box_teacher = TeacherSpec(DRNET, DRNET, folder / "drnet.safetensors", digest, "float32", 32, None)
     config = ours.config("pairs.count=32", "pairs.val_count=8")
     for split in ("train", "val"):
         path = folder / "caches" / split
-        filled(config, split, path, teacher, world.weights, [name for name in TARGETS if not name.endswith("_shallow")])
-        filled(config, split, path, teacher, world.weights, ["iou", "features"], group="coarse", feature_bits=3)
-        filled(config, split, path, box_teacher, drnet, ["iou", "abs_sum"], group="drnet_mobilenetsmall")
+        filled(config, split, path, world.teacher(), [name for name in TARGETS if not name.endswith("_shallow")])
+        filled(config, split, path, world.teacher("coarse", 3), ["iou", "features"])
+        filled(config, split, path, box_teacher, ["iou", "abs_sum"])
 
     known: dict[str, Curve] = {}
 
@@ -92,22 +91,22 @@ def curve(world, filled, settled, tmp_path_factory):
         student = f"student.architecture={configs.load(setting).student.architecture}"
         runs = tmp_path_factory.mktemp("runs")
         done = run(ours.config(*plain, *quick, student, *RUNS[name], *overrides, setting=setting, runs=runs))
-        found = [record["terms"] for record in read_metrics(done) if record["kind"] == "train"]
-        assert len(found) == STEPS
-        return found
+        terms = [record["terms"] for record in read_metrics(done) if record["kind"] == "train"]
+        assert len(terms) == STEPS
+        return terms
 
     return follow
 
 
 @pytest.fixture
-def stranger(settled, tmp_path) -> Path:
+def stranger(settled: Any, tmp_path: Path) -> Path:
     """Weights of another teacher of the same architecture."""
     settled("atom_resnet18tiny", tmp_path / "stranger.safetensors", 8)
     return tmp_path / "stranger.safetensors"
 
 
 @pytest.fixture
-def untrained(monkeypatch) -> list[float]:
+def untrained(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Filled by a run: the loss of its last PASS steps, had the students stood still since the phase began."""
     found: list[float] = []
     start: dict[int, torch.nn.Module] = {}
@@ -116,10 +115,10 @@ def untrained(monkeypatch) -> list[float]:
     def watched(loop: PhaseLoop, batch: Batch, meter: Meter) -> None:
         if loop.number not in start and not found:
             start[loop.number] = copy.deepcopy(loop.step)
-        if loop.progress.step >= STEPS - PASS and len(found) < PASS:
+        if loop.position.step >= STEPS - PASS and len(found) < PASS:
             with torch.no_grad():
                 targets = loop.targets(batch, loop.setup.plan.train[loop.number])
-                terms, _ = start[loop.number](batch.ref, batch.test, batch.pairs, targets, loop.progress.phase_epoch)
+                terms, _ = start[loop.number](batch.ref, batch.test, batch.boxes, targets, loop.position.phase_epoch)
             found.append(sum(float(term) for term in terms.values()))
         plain(loop, batch, meter)
 
@@ -167,8 +166,8 @@ def test_online_and_cached_follow_the_same_curve(curve, untrained, name):
 
 def test_what_differs_is_the_rounding_to_float16_and_nothing_else(curve, monkeypatch):
     cached = curve("resnet18tiny", "train.teacher=cached")
-    plain = OnlineTeacher.targets
-    monkeypatch.setattr(OnlineTeacher, "targets", lambda *given: {name: value.half().float() for name, value in plain(*given).items()})
+    plain = LiveTeacher.targets
+    monkeypatch.setattr(LiveTeacher, "targets", lambda *given: {name: value.half().float() for name, value in plain(*given).items()})
     worst = deviations(curve("resnet18tiny", "train.teacher=online"), cached)
     assert max(worst.values()) < TOLERANCE / 100
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-import models
+from bench.staleness import IOU_UNITS, staleness
 from cache import Cache
-from kdlosses import TARGETS
-from tests.staleness import IOU_UNITS, staleness
-from train.augment import ALL
-from train.plan import foreign
+from kdlosses import TARGETS, LiveTeacher
+from train.data.augment import ALL
+from train.plan import why_not_cached
 
 NAMES = ("iou", "abs_sum", "response", "response_gaussian", "features")
 FLOAT16 = 2e-3
 
 
 @pytest.fixture(scope="module")
-def errors(world) -> dict[str, dict[str, float]]:
+def errors(world: Any) -> dict[str, dict[str, float]]:
     """What the world's cache is wrong by, for each fresh augmentation."""
-    tracker = models.build("atom_resnet18tiny")
-    models.load_weights(tracker, world.weights)
-    cache = Cache.open(world.folder / "caches" / "train")
-    return staleness(cache, "atom_resnet18tiny", models.Teacher(tracker), NAMES, 32)
+    cache, teacher = Cache.open(world.folder / "caches" / "train"), world.teacher()
+    return staleness(cache, teacher.name, LiveTeacher(teacher.load(torch.device("cpu"))), NAMES, 32)
 
 
 def test_a_cached_target_is_right_for_the_recorded_pairs(errors):
@@ -33,7 +32,7 @@ def test_a_cached_target_is_right_for_the_recorded_pairs(errors):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_plan_sends_a_target_online_exactly_where_the_cached_one_is_wrong(world, errors, augmentation, name):
     config = world.config("train.augment=fresh", f"train.fresh=[{augmentation}]")
-    online = bool(foreign(config, name, "fresh"))
+    online = bool(why_not_cached(config, name, "fresh"))
     # the slightest change of an image (brightness, a light blur) is ten times what float16 costs, and more
     assert (errors[augmentation][name] > 10 * FLOAT16) == online == (errors[augmentation][name] > FLOAT16)
 

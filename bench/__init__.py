@@ -1,0 +1,1 @@
+"""Measured speed beside its baselines, and how wrong cached targets are for fresh images."""

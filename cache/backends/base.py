@@ -1,0 +1,150 @@
+"""What the store asks of the place where a cache lies: a directory (zarr) to read and write, an HDF5 copy to read."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from cache.layout import Group, Placed
+from configs.errors import RequestError, RunError
+from configs.files import fsync_folder
+
+LOOK = "look at it with `python -m cache verify`"  # the end of a message about damage that a reader meets
+
+
+class Stray(NamedTuple):
+    """Something in a cache that no ledger entry and no group accounts for."""
+
+    what: str
+    path: str  # relative to the cache
+    bytes: int  # 0 in a copy, which nothing is removed from
+
+
+class Part(NamedTuple):
+    """All that a part stores, ready to be published."""
+
+    unit: str
+    number: int
+    data: Sequence[tuple[Placed, np.ndarray]]  # rows of each array, from the part's first on
+    entry: Mapping[str, Any]  # of the ledger, without bytes and checksums
+
+
+class Reader(Protocol):
+    """Groups, arrays and the ledger of one cache. Nothing here knows of identities or of pairs; rows are counted within a part."""
+
+    path: Path
+    kind: str  # "zarr" or "hdf5"
+    mend: str  # what to do where a part is damaged,
+    finish: str  # and where one is missing: the end of an error message
+
+    def attributes(self, group: str) -> dict[str, Any]:
+        """Attributes of a group; KeyError if there is none."""
+
+    def children(self, group: str) -> list[str]:
+        """Names of the groups in a group, sorted."""
+
+    def constant(self, path: str) -> np.ndarray:
+        """A small array, whole."""
+
+    def read(self, placed: Placed, part: int, first: int, out: np.ndarray) -> None:
+        """Rows first, first + 1, ... of a published part into `out`; RunError if they are not all there."""
+
+    def entry(self, unit: str, part: int) -> dict[str, Any] | None:
+        """The ledger entry of a part; RunError if there is one that cannot be read."""
+
+    def published(self, unit: str) -> set[int]:
+        """The parts with a ledger entry."""
+
+    def fault(self, placed: Placed, part: int, record: Mapping[str, Any]) -> str | None:
+        """What is wrong with the stored bytes of a part, checked against the ledger; None if nothing."""
+
+    def stored_bytes(self, placed: Placed, part: int, record: Mapping[str, Any]) -> int:
+        """What a published part of an array takes; `record` is its entry in the ledger."""
+
+    def metadata_fault(self, placed: Placed) -> str | None:
+        """What is wrong with the description (shape, dtype, chunks) of an array; None if nothing."""
+
+    def strays(self, groups: Iterable[Group]) -> Iterator[Stray]:
+        """What belongs to none of `groups` or to no published part of them."""
+
+    def history(self) -> list[dict[str, Any]]:
+        """The records of work done, oldest first."""
+
+    def size(self) -> int:
+        """Bytes on disk."""
+
+
+@runtime_checkable
+class Writer(Reader, Protocol):
+    """A cache that can be changed. Every change is one step: killed anywhere, a reader finds it done or not done."""
+
+    def add(self, group: Group) -> bool:
+        """Creates a group with its arrays and constants; False if it is already there (whoever made it)."""
+
+    def group_bytes(self, group: str) -> int:
+        """Bytes on disk of a group and all below it; 0 if there is nothing."""
+
+    def drop(self, group: str) -> None:
+        """Removes a group and all below it; its ledger entries must be retracted before."""
+
+    def publish(self, part: Part) -> None:
+        """Stores the rows of a part and then its ledger entry, with `arrays`: bytes and SHA-256 of each.
+
+        A part that is already published is compared, never rewritten (RunError if the numbers differ).
+        """
+
+    def retract(self, unit: str, parts: Iterable[int]) -> None:
+        """Removes ledger entries: the parts no longer exist."""
+
+    def sweep(self, strays: Iterable[Stray]) -> None:
+        """Removes strays."""
+
+    def add_history(self, record: Mapping[str, Any]) -> None:
+        """Appends one record of work done."""
+
+
+def writable(reader: Reader) -> Writer:
+    """The same as one that can be changed. RequestError if it is a copy."""
+    if not isinstance(reader, Writer):
+        raise RequestError(only_a_copy(reader.path))
+    return reader
+
+
+def only_a_copy(path: Path) -> str:
+    """What is said where an HDF5 file is asked to be written."""
+    return (
+        f"{path}: expected a zarr cache (a directory) to write to, found the path of an HDF5 file, which is a copy and never changed;"
+        " change the zarr cache and export it again (`python -m cache export`)"
+    )
+
+
+def ledger_entry(text: bytes, where: str, mend: str) -> dict[str, Any]:
+    """The ledger entry that is stored as `text`. RunError if it is none."""
+    with contextlib.suppress(ValueError):
+        if isinstance(entry := json.loads(text), dict):
+            return entry
+    raise RunError(f"{where}: expected a ledger entry (JSON), found something else; {mend}")
+
+
+def remains_of(path: Path) -> list[Path]:
+    """What killed writers of `path` have left beside it."""
+    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
+
+
+def bytes_below(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+
+
+def make_folders(folder: Path) -> None:
+    """mkdir -p whose every step is durable."""
+    if not folder.is_dir():
+        make_folders(folder.parent)
+        folder.mkdir(exist_ok=True)
+        fsync_folder(folder.parent)

@@ -1,0 +1,27 @@
+"""The one choice of a device."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from configs.errors import RequestError
+
+
+def pick_device(name: str, field: str = "train.device") -> torch.device:
+    """The device of that name; `auto`: this process' GPU (torchrun's LOCAL_RANK), else the processor. `cuda` is this process' GPU too.
+
+    RequestError for an unknown device or one that is not there; `field` names in it what the user set.
+    """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    try:
+        device = torch.device("cpu" if name == "auto" else name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise RequestError(f"{field}: expected auto, cpu, cuda or cuda:n, found '{name}'; correct it")
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise RequestError(f"{field}: expected a CUDA device for '{name}', found {torch.cuda.device_count()}; use auto or cpu")
+    return device

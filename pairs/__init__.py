@@ -1,0 +1,1 @@
+"""What a pair is, the same for whoever caches it, trains on it or tracks with it."""

@@ -1,0 +1,108 @@
+"""The crops of a part: drawn, cut, encoded and published, or read back where an earlier run published them.
+
+Letters: n pairs of a part, N proposals. Image axis (2): 0 = ref, 1 = test.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache import Cache
+from configs.errors import RunError
+from configs.schema import PairsConfig
+from pairs.frames import FrameError
+from precompute.crops import PairCrops, pair_or_fault
+from precompute.datasets import Dataset
+from precompute.sampling import DrawnPairs, draw
+
+# A pair whose frames cannot be used is drawn anew at most this often before the run gives up.
+MOST_ATTEMPTS = 50
+
+
+@dataclass
+class PartCrops:
+    """One part: the arrays of `pairs.replay.pair_arrays`, and the encoded crops as n uint8 arrays each."""
+
+    part: int
+    rows: dict[str, np.ndarray]
+    ref: list[np.ndarray]
+    test: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.ref)
+
+
+class CropWriter:
+    """Makes or reads parts, one part ahead of whoever asks; crops are cut by `threads` threads.
+
+    OpenCV lets go of the interpreter while it reads, resizes and encodes, so threads are enough.
+    """
+
+    def __init__(self, cache: Cache, dataset: Dataset, pairs: PairsConfig, threads: int) -> None:
+        self.cache, self.dataset, self.pairs = cache, dataset, pairs
+        self.training = dataset.split == "train"
+        self.faults: Counter[str] = Counter()
+        """message of an unusable frame -> pairs that were drawn anew because of it"""
+        self._pool = ThreadPoolExecutor(threads, "crops")
+        self._ahead = ThreadPoolExecutor(1, "parts")
+
+    def parts(self, numbers: list[int]) -> Iterator[PartCrops]:
+        """These parts, in order; while the caller works on one, the next is made."""
+        future = None
+        for number in [*numbers, None]:
+            following = None if number is None else self._ahead.submit(self._make, number)
+            if future is not None:
+                yield future.result()
+            future = following
+
+    def close(self) -> None:
+        """Stops the threads; a part under way is finished, queued ones are dropped."""
+        self._ahead.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
+
+    def _make(self, part: int) -> PartCrops:
+        start, stop = self.cache.bounds(part)
+        if self.cache.pairs.published(part):
+            ref, test = self.cache.read_crops(start, stop)
+            return PartCrops(part, self.cache.pairs.read(start, stop), ref, test)
+        drawn, crops = self.cut(start, stop)
+        drawn_names = [name for name in self.cache.pairs.arrays if name != "crop_region"]
+        rows = {name: getattr(drawn, name) for name in drawn_names} | {"crop_region": np.stack([crop.region for crop in crops])}
+        self.cache.pairs.write(part, rows, crops=[(crop.ref, crop.test) for crop in crops])
+        ref, test = ([np.frombuffer(getattr(crop, image), np.uint8) for crop in crops] for image in ("ref", "test"))
+        return PartCrops(part, rows, ref, test)
+
+    def cut(self, start: int, stop: int) -> tuple[DrawnPairs, list[PairCrops]]:
+        """Pairs start ... stop - 1 with their crops; pairs of unusable frames drawn anew, each attempt a function of its number.
+
+        RunError: one pair after MOST_ATTEMPTS, or more than half of the pairs at the first attempt.
+        """
+        rows = draw(self.dataset, self.pairs, start, stop - start, self.training)
+        made = list(self._pool.map(lambda row: pair_or_fault(self.dataset.source, rows, row, self.pairs), range(len(rows))))
+        failed = [row for row, crops in enumerate(made) if isinstance(crops, FrameError)]
+        if len(failed) > len(made) // 2:
+            raise RunError(
+                f"dataset {self.dataset.name}: expected usable frames, found {len(failed)} of {len(made)} pairs without"
+                f" (first: {made[failed[0]]}); check the data set's folder and run again"
+            )
+        for row in failed:
+            made[row] = self._draw_anew(rows, start, row, made[row])
+        return rows, [crops for crops in made if isinstance(crops, PairCrops)]
+
+    def _draw_anew(self, rows: DrawnPairs, start: int, row: int, fault: PairCrops | FrameError) -> PairCrops:
+        for attempt in range(1, MOST_ATTEMPTS):
+            self.faults[str(fault)] += 1
+            other = draw(self.dataset, self.pairs, start + row, 1, self.training, attempt)
+            rows.put(row, other)
+            fault = pair_or_fault(self.dataset.source, other, 0, self.pairs)
+            if isinstance(fault, PairCrops):
+                return fault
+        raise RunError(
+            f"dataset {self.dataset.name}: expected usable frames for pair {start + row}, found none in {MOST_ATTEMPTS} draws"
+            f" (last: {fault}); check the data set's folder and run again"
+        )

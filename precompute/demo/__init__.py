@@ -1,0 +1,1 @@
+"""Generated video: an input like any data set, of which every pixel is computed."""

@@ -1,0 +1,175 @@
+"""Fills a cache: for every part that lacks something, its crops, then the teacher's targets over them.
+
+Letters: B pairs of a teacher batch, n pairs of a part.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache import Cache, Unit
+from configs.progress import ProgressBar
+from configs.schema import PairsConfig
+from kdlosses import LiveTeacher
+from pairs.decode import Crops, DecoderOptions, make_decoder
+from pairs.decode.decoder import Images, Kind
+from pairs.replay import ROWS, boxes_of, crops_of
+from precompute.crop_writer import CropWriter, PartCrops
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one process does to one cache."""
+
+    cache: Cache
+    pairs: PairsConfig
+    parts: list[int]
+    """parts of this process that lack crops or a target"""
+    targets: dict[str, Unit]
+    """by name of the target"""
+    batch: int
+    """pairs a teacher batch"""
+    device: torch.device
+    feed: Kind
+    threads: int
+    shown: bool = True
+
+
+@dataclass
+class Measured:
+    """Seconds and counts of the work, for the history and the break-even number."""
+
+    pairs: int = 0
+    seconds: float = 0.0
+    teacher_pairs: int = 0
+    teacher_seconds: float = 0.0
+    """forward passes and targets, waiting for crops left out"""
+    waited_seconds: float = 0.0
+    """the teacher waited for decoded crops"""
+    decoder: str = ""
+    faults: dict[str, int] = field(default_factory=dict)
+    rounding: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """array of whole features -> squared norms of what teacher.feature_bits changed in it, and of it, over teacher_pairs"""
+
+    def rounding_errors(self) -> dict[str, float]:
+        """Norm of the change over the norm of the teacher's float32 numbers, by array ("target/array")."""
+        return {key: math.sqrt(changed / whole) if whole else 0.0 for key, (changed, whole) in self.rounding.items()}
+
+    def add_rounding(self, exact: dict[str, Tensor], rounded: dict[str, Tensor]) -> None:
+        """Counts one batch of numbers in, as the teacher gave them and as they are stored."""
+        for key, before in exact.items():
+            if (after := rounded[key]) is not before:
+                changed, whole = (
+                    torch.linalg.vector_norm(value.flatten(1), dim=1).double().square().sum().item() for value in (after - before, before)
+                )
+                sums = self.rounding.get(key, (0.0, 0.0))
+                self.rounding[key] = (sums[0] + changed, sums[1] + whole)
+
+
+def fill(work: Work, writer: CropWriter, teacher: LiveTeacher | None) -> Measured:
+    """Makes every part in work.parts whole. Publishes part after part, so that a killed run goes on where it was."""
+    measured = Measured()
+    began = time.perf_counter()
+    measured.pairs = sum(stop - start for start, stop in map(work.cache.bounds, work.parts))
+    with ProgressBar(f"cache {work.cache.path.name}", measured.pairs, "pair", shown=work.shown) as progress:
+        if teacher is None:
+            for part in writer.parts(work.parts):
+                progress.add(len(part))
+        else:
+            TargetWriter(work, teacher, measured).run(writer.parts(work.parts), progress)
+    measured.seconds = time.perf_counter() - began
+    measured.faults = dict(writer.faults)
+    return measured
+
+
+class Slice(NamedTuple):
+    """A teacher batch: rows (B,) of a part, the last one repeated where the part ends early."""
+
+    part: PartCrops
+    rows: dict[str, np.ndarray]
+    valid: int
+    """pairs that are no repetition"""
+    last: bool
+    """the last of its part"""
+
+
+class TargetWriter:
+    """The teacher over the parts: decode, forward, targets, publish. Batches are cut at part boundaries, never across."""
+
+    def __init__(self, work: Work, teacher: LiveTeacher, measured: Measured) -> None:
+        self.work, self.teacher, self.measured = work, teacher, measured
+        self.dtypes = {f"{name}/{array.name}": array.dtype for name, unit in work.targets.items() for array in unit.arrays.values()}
+        constants = {layer: matrix for unit in work.targets.values() for layer, matrix in unit.constants.items()}
+        self.projection = {layer: torch.from_numpy(matrix) for layer, matrix in constants.items()}
+
+    def run(self, parts: Iterator[PartCrops], progress: ProgressBar) -> None:
+        """All parts, in order; a part is written by a thread of its own while the teacher goes on with the next."""
+        work = self.work
+        sizes = (work.pairs.ref.size, work.pairs.test.size)
+        decoder = make_decoder(work.feed, DecoderOptions(work.batch, sizes, work.device, work.threads))
+        self.measured.decoder = decoder.name
+        pool = ThreadPoolExecutor(1, "targets")
+        writing: Future[None] | None = None
+        values: list[dict[str, np.ndarray]] = []
+        try:
+            decoder.start(self._source(parts))
+            while (got := self._next(decoder)) is not None:
+                images, piece = got
+                values.append(self._targets(images, piece))
+                progress.add(piece.valid)
+                if piece.last:
+                    if writing is not None:
+                        writing.result()
+                    whole = {key: np.concatenate([batch[key] for batch in values]) for key in self.dtypes}
+                    writing = pool.submit(self._write, piece.part.part, whole)
+                    values = []
+            if writing is not None:
+                writing.result()
+        finally:
+            pool.shutdown()
+            decoder.close()
+
+    def _next(self, decoder: Iterator[tuple[Images, Slice]]) -> tuple[Images, Slice] | None:
+        began = time.perf_counter()
+        got = next(decoder, None)
+        self.measured.waited_seconds += time.perf_counter() - began
+        return got
+
+    def _source(self, parts: Iterator[PartCrops]) -> Iterator[tuple[Crops, Slice]]:
+        """Every batch has the same size, so that a kernel chosen by size is the same for every pair of every run."""
+        for part in parts:
+            for first in range(0, len(part), self.work.batch):
+                at = np.minimum(np.arange(first, first + self.work.batch), len(part) - 1)
+                rows = {name: part.rows[name][at] for name in ROWS}
+                stop = first + self.work.batch
+                piece = Slice(part, rows, min(stop, len(part)) - first, stop >= len(part))
+                yield crops_of(rows, [part.ref[row] for row in at], [part.test[row] for row in at]), piece
+
+    def _targets(self, images: Images, piece: Slice) -> dict[str, np.ndarray]:
+        """The stored numbers of a batch: "target/array" -> (valid, ...) in the stored dtype."""
+        began = time.perf_counter()
+        boxes = boxes_of(piece.rows, self.work.pairs, self.work.device)
+        with torch.inference_mode():
+            exact = self.teacher.exact(*images, boxes, tuple(self.work.targets), self.projection)
+            exact = {key: value[: piece.valid] for key, value in exact.items()}
+            rounded = self.teacher.rounded(exact)
+            self.measured.add_rounding(exact, rounded)
+            # a value beyond float16 becomes inf here, which the store refuses by naming the pair
+            stored = {key: rounded[key].to(getattr(torch, dtype)).cpu().numpy() for key, dtype in self.dtypes.items()}
+        self.measured.teacher_seconds += time.perf_counter() - began
+        self.measured.teacher_pairs += piece.valid
+        return stored
+
+    def _write(self, part: int, values: dict[str, np.ndarray]) -> None:
+        for name, unit in self.work.targets.items():
+            if not unit.published(part):
+                unit.write(part, {array: values[f"{name}/{array}"] for array in unit.arrays})

@@ -1,0 +1,51 @@
+"""`teachonce COMMAND ...`: one door to the command line of every room.
+
+A room is imported when it is chosen and not before, so that `teachonce --help` needs no torch. `python -m train` looks for modules in the
+current folder first, so a train.py or a models/ of the user's own hides ours; an installed console command does not look there.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Sequence
+
+# command -> its room, and what it is for; each room's __main__ has a main(arguments, prog)
+COMMANDS = {
+    "precompute": ("precompute", "look a data set over, fill its caches, generate the demo's video (make check, cache, demo-data)"),
+    "cache": ("cache", "list, show, verify, view, export and clean caches (make verify, view)"),
+    "train": ("train", "train a student, compare several, write a report (make train, study)"),
+    "models": ("models", "show, convert and export weights files"),
+    "losses": ("kdlosses", "what each target is, which losses need it and what it takes"),
+    "bench": ("bench", "measure speed beside its baselines, and what a stale target would be worth (make bench)"),
+}
+
+
+def usage() -> str:
+    """The text of `teachonce --help`."""
+    width = max(map(len, COMMANDS))
+    lines = ["usage: teachonce COMMAND ...", "", "Run the tracking teacher once, train every student from its cache.", ""]
+    lines += [f"  {name.ljust(width)}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join([*lines, "", "`teachonce COMMAND --help` lists every option of a command; `teachonce --version` prints the version."])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command of one room; the exit code (0 well, 1 the run failed, 2 the request was wrong)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = words[0] if words else "--help"
+    if command in ("-h", "--help"):
+        print(usage())
+        return 0
+    if command == "--version":
+        from importlib.metadata import version
+
+        print(f"teachonce {version('teachonce')}")
+        return 0
+    if command not in COMMANDS:
+        print(f"teachonce: expected one of {', '.join(COMMANDS)}, found '{command}'; see teachonce --help", file=sys.stderr)
+        return 2
+    from configs.cli import run  # takes a third of a second
+
+    room = importlib.import_module(f"{COMMANDS[command][0]}.__main__")
+    return run(functools.partial(room.main, prog=f"teachonce {command}"), words[1:])

@@ -1,0 +1,1 @@
+"""From caches to the batches of a run: order, augmentation, feed."""
