@@ -52,27 +52,27 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 demo: setup ## the main job on a generated data set, from nothing: frames, cache, students, report
-	$(TEACHONCE) precompute demo-data --out $(DEMO_ROOT)
+	$(TEACHONCE) precompute demo-data --out "$(DEMO_ROOT)"
 	$(TEACHONCE) precompute cache --dataset demo --setting demo $(ARGS)
 	$(TEACHONCE) train run --setting demo $(ARGS)
-	$(TEACHONCE) train report $(RUN_DIR)/demo/* --out reports/demo
+	$(TEACHONCE) train report "$(RUN_DIR)"/demo/* --out reports/demo
 
 demo-teacher: setup ## trains the demo's teacher again and replaces models/demo_teacher (long)
 	$(TEACHONCE) precompute demo-data --out data/demo-teacher --train 600 --val 24 --frames 32 --seed 1
 	DEMO_ROOT=data/demo-teacher $(TEACHONCE) precompute cache --dataset demo --setting demo_teacher
 	$(TEACHONCE) train run --setting demo_teacher $(ARGS)
-	$(TEACHONCE) models convert $(RUN_DIR)/demo_teacher/seed0/student.safetensors models/demo_teacher/atom_resnet18medium.safetensors --dtype float16 --trim
+	$(TEACHONCE) models convert "$(RUN_DIR)/demo_teacher/seed0/student.safetensors" models/demo_teacher/atom_resnet18medium.safetensors --dtype float16 --trim
 
 cache: setup ## DATASET=got10k [SETTING=atom_cfkd] [PAIRS=n] [VAL_PAIRS=n] [SPLIT=train|val] [TEACHER=weights] [TARGETS=all] [GPUS=n]
-	$(LAUNCH) precompute cache --dataset "$(or $(DATASET),$(error cache: expected DATASET=name, see configs/datasets.yaml; e.g. make cache DATASET=got10k))" --setting $(SETTING) \
-	  $(if $(PAIRS),--pairs $(PAIRS)) $(if $(VAL_PAIRS),--val-pairs $(VAL_PAIRS)) $(if $(SPLIT),--split $(SPLIT)) \
+	$(LAUNCH) precompute cache --dataset "$(or $(DATASET),$(error cache: expected DATASET=name, see configs/datasets.yaml; e.g. make cache DATASET=got10k))" --setting "$(SETTING)" \
+	  $(if $(PAIRS),--pairs "$(PAIRS)") $(if $(VAL_PAIRS),--val-pairs "$(VAL_PAIRS)") $(if $(SPLIT),--split "$(SPLIT)") \
 	  $(if $(TEACHER),--teacher "$(TEACHER)") $(if $(TARGETS),--targets "$(TARGETS)") $(ARGS)
 
 train: setup ## SETTING=atom_cfkd [DATASET=got10k] [ARGS="train.epochs=2 ..."] [GPUS=n]
-	$(LAUNCH) train run --setting $(SETTING) $(if $(DATASET),dataset="$(DATASET)") $(ARGS)
+	$(LAUNCH) train run --setting "$(SETTING)" $(if $(DATASET),dataset="$(DATASET)") $(ARGS)
 
 study: setup ## SETTINGS="gt ts atom_cfkd" [SEEDS="0 1 2"] [EPOCHS=n] [BATCHES=n] [ARGS="like=demo"]: equal budgets, one cache, one report
-	$(TEACHONCE) train study $(SETTINGS) --seeds $(SEEDS) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCHES),--batches $(BATCHES)) \
+	$(TEACHONCE) train study $(SETTINGS) --seeds $(SEEDS) $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(BATCHES),--batches "$(BATCHES)") \
 	  --out reports/study $(if $(DATASET),dataset="$(DATASET)") $(ARGS)
 
 # counting covered lines costs little where Python has sys.monitoring (3.12); `make test COVERAGE=` leaves it out
@@ -92,13 +92,13 @@ bench: setup ## measured speed beside its baselines (no test: it only prints)
 	$(TEACHONCE) bench $(ARGS)
 
 tensorboard: setup ## curves and pictures of all runs
-	$(BIN)/tensorboard --logdir $(RUN_DIR)
+	$(BIN)/tensorboard --logdir "$(RUN_DIR)"
 
 verify: setup ## CACHE=path: every checksum of a cache
-	$(TEACHONCE) cache verify $(or $(CACHE),$(error verify: expected CACHE=path of a cache; `make train` and `make cache` print it))
+	$(TEACHONCE) cache verify "$(or $(CACHE),$(error verify: expected CACHE=path of a cache; make train and make cache print it))"
 
 view: setup ## CACHE=path: some pairs of a cache as a picture
-	$(TEACHONCE) cache view $(or $(CACHE),$(error view: expected CACHE=path of a cache)) $(ARGS)
+	$(TEACHONCE) cache view "$(or $(CACHE),$(error view: expected CACHE=path of a cache))" $(ARGS)
 
 check: setup ## DATASET=got10k: sequences, frames and every fault of a data set, before any work
 	$(TEACHONCE) precompute check "$(or $(DATASET),$(error check: expected DATASET=name, see configs/datasets.yaml))" $(ARGS)

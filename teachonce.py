@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"teachonce {version('teachonce')}")
         return 0
     if command not in COMMANDS:
-        print(f"teachonce: expected one of {', '.join(COMMANDS)}, found '{command}'; see teachonce --help", file=sys.stderr)
+        from configs.errors import printable
+
+        print(printable(f"teachonce: expected one of {', '.join(COMMANDS)}, found '{command}'; see teachonce --help"), file=sys.stderr)
         return 2
     from configs.cli import run  # takes a third of a second
 

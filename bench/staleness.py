@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train.check import relative_error
-from train.data.feed import Feed, FeedSpec
-from train.data.order import InOrder
 
 import models
 from cache import Cache
 from configs.cli import Parser, run
 from configs.schema import PairsConfig
 from kdlosses import TARGETS, LiveTeacher
+from train.check import relative_error
 from train.data.augment import ALL
+from train.data.feed import Feed, FeedSpec
+from train.data.order import InOrder
 
 IOU_UNITS = "IoU units"
 """Mean absolute difference of the predicted IoU, in [0, 1]."""

@@ -39,10 +39,17 @@ def open_below(folder: str | os.PathLike[str]) -> tuple[list[Cache], list[str]]:
     return caches, faults
 
 
+def has_pairs(cache: Cache) -> bool:
+    """Whether a part of the pair set is finished."""
+    return bool(cache.backend.published(cache.pairs.path))
+
+
 def find(
     cache_dir: str | os.PathLike[str], wanted: Mapping[str, Any], *, ignore: Iterable[str] = (), remedy: str = "make it with `make cache`"
 ) -> Cache:
     """The cache below `cache_dir` whose identity is `wanted`, apart from the ignored fields; of several the one with most pairs.
+
+    One without a finished part (of a request that failed) counts only where there is no other.
 
     RequestError, ending in `remedy`, if there is none: with the differences to the nearest cache, or saying that there is no cache.
     """
@@ -53,7 +60,7 @@ def find(
     lines = {cache: diff(cache.identity, wanted, ignore=skipped) for cache in caches}
     fitting = [cache for cache in caches if not lines[cache]]
     if fitting:
-        return max(fitting, key=lambda cache: cache.count)
+        return max(fitting, key=lambda cache: (has_pairs(cache), cache.count))
     nearest = min(caches, key=lambda cache: len(lines[cache]))
     raise RequestError(
         f"{cache_dir}: expected a cache of the wanted identity, found none; nearest {nearest.path} ({'; '.join(lines[nearest])}); {remedy}"

@@ -84,6 +84,8 @@ def _fault(name: Any, entry: Any, catalog: Mapping[Any, Any]) -> str | None:
     """What is wrong with the form of an entry: expected, found. Options are checked where the data set is opened."""
     if not isinstance(name, str) or name.split() != [name]:
         return f"expected a name of one word (a number in quotes), found {name!r:.60}"
+    if "/" in name or "\\" in name or name.startswith(".") or not name.isprintable():
+        return f"expected a name that a cache's folder can begin with, found {name!r:.60}"
     if not isinstance(entry, dict) or not all(isinstance(key, str) for key in entry):
         return f"expected a mapping of named keys, found {entry!r:.60}"
     if _is_mixture(entry):

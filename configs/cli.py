@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from configs.errors import TeachOnceError
+from configs.errors import TeachOnceError, printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         return words, [*overrides, *given[end + 1 :]]
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
 def _is_override(word: str) -> bool:
@@ -88,5 +88,5 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
         caught, line, code = error, "interrupted; run the same command again to go on from the last finished part", 130
     if "--debug" in arguments:
         traceback.print_exception(caught)
-    print("error: " + " ".join(line.split("\n")), file=sys.stderr)
+    print(f"error: {printable(line)}", file=sys.stderr)
     return code

@@ -54,12 +54,12 @@ def _explained(error: ValidationError) -> str:
         line = f"expected {RENAMED[place]}, found {place}, their name in earlier versions; change {place}"
     elif first["type"] == "extra_forbidden":
         known = _known_keys(first["loc"][:-1])
-        line = f"expected a known key, found '{place}'{nearest(str(first['loc'][-1]), known)}; known here: {', '.join(known)}"
+        line = f"expected a known key, found '{place:.80}'{nearest(str(first['loc'][-1]), known)}; known here: {', '.join(known)}"
     elif first["type"] == "value_error":
         line = f"{place}{': ' if place else ''}{str(first['msg']).removeprefix('Value error, ')}"
     else:
         message = first["msg"].replace("Input should be", "expected").replace("Field required", "expected a value")
-        line = f"{place}: {message[0].lower() + message[1:]}, found {first['input']!r}; change {place}"
+        line = f"{place}: {message[0].lower() + message[1:]}, found {first['input']!r:.80}; change {place}"
     return line + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
 
 

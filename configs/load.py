@@ -10,16 +10,18 @@ from typing import Any
 
 import yaml
 
-from configs.budget import at_budget
+from configs.budget import share_epochs
 from configs.errors import RequestError, nearest
 from configs.explain import parse
 from configs.files import read_yaml
-from configs.overrides import apply, merge
+from configs.overrides import check_place, merge, nested
 from configs.schema import Config
 
 SETTINGS = Path(__file__).parent / "settings"
 # A base that only holds what others share is no setting.
 _SHARED = ("atom",)
+# Of a tree with phases: the epochs of all of them together, stated after the phases and not shared out yet.
+_TOTAL = "epochs of all phases"
 
 
 def settings() -> dict[str, str]:
@@ -33,12 +35,13 @@ def load(setting: str, overrides: Sequence[str] = ()) -> Config:
     Args:
         setting: a name in configs/settings, or the path of a YAML file of the same form (its `base:` is
             looked up beside it first, then in configs/settings).
-        overrides: `a.b=c` each, c read as YAML (`train.epochs=2`, `losses.fidelity=null`).
+        overrides: `a.b=c` each, c read as YAML (`train.epochs=2`, `losses.fidelity=null`, `phases.0.epochs=1`).
     `like: NAME` (in the file or as an override) takes data set, pair set, networks and budget of another setting, see `schema.Config`.
     The environment: CACHE_DIR and RUN_DIR set `cache_dir` and `run_dir`.
 
     Raises:
-        RequestError: unknown setting, unknown key (with the nearest known one), a value of a wrong type, clashing options.
+        RequestError: unknown setting, unknown key (with the nearest known one), a value of a wrong type, clashing options, an override
+            that the setting makes no use of.
     """
     path = _find_setting(setting)
     like = next((override.removeprefix("like=") for override in reversed(overrides) if override.startswith("like=")), None)
@@ -46,10 +49,13 @@ def load(setting: str, overrides: Sequence[str] = ()) -> Config:
     for key, variable in (("cache_dir", "CACHE_DIR"), ("run_dir", "RUN_DIR")):
         if os.environ.get(variable):
             tree[key] = os.environ[variable]
-    tree = functools.reduce(apply, overrides, tree) | {"setting": path.stem}
-    config = parse(tree, where=str(setting))
-    # a budget that came from elsewhere counts all phases together
-    return at_budget(config, config.train.epochs, None) if config.like and config.phases else config
+    for override in overrides:
+        check_place(tree, override)
+        tree = _lay(tree, nested(override), f"override {override.partition('=')[0]}")
+    config = parse(_shared_out(tree, path.stem) | {"setting": path.stem}, where=str(setting))
+    for override in overrides:
+        _require_use(config, override.partition("=")[0])
+    return config
 
 
 def dump(config: Config) -> str:
@@ -92,7 +98,7 @@ def _resolved(path: Path, like: str | None) -> dict[str, Any]:
     tree = _stacked([*trees[:shared], networks, *trees[shared:]])
     sizes: dict[str, Any] = {key: other[key] for key in ("dataset", "val_dataset", "pairs") if key in other}
     budget = {key: value for key, value in other.get("train", {}).items() if key != "freeze"}
-    return merge(tree, {**sizes, "train": budget, "like": like})
+    return _lay(tree, {**sizes, "train": budget, "like": like})
 
 
 def _chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
@@ -115,4 +121,56 @@ def _chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any
 
 def _stacked(trees: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Each tree on top of the ones before it."""
-    return functools.reduce(merge, trees, {})
+    return functools.reduce(_lay, trees, {})
+
+
+def _lay(tree: dict[str, Any], over: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """`over` on top of `tree`. Of a tree with phases `train.epochs` counts all of them together (see `_shared_out`).
+
+    RequestError: losses or train.freeze of a tree with phases, each of which has its own.
+    """
+    phases, train = over.get("phases"), over.get("train")
+    whole = "phases" in over and not isinstance(phases, dict)
+    if whole:
+        tree = {key: value for key, value in tree.items() if key != _TOTAL}
+    elif phases is not None:
+        tree = _shared_out(tree, where)  # what is laid over is a phase as it is
+    laid = merge(tree, over)
+    if not laid.get("phases"):
+        return laid
+    for name, value in (("losses", over.get("losses")), ("train.freeze", train.get("freeze") if isinstance(train, dict) else None)):
+        # a file that was written whole (config.yaml of a run) says that there are none
+        if value is not None and not (whole and (not value or (isinstance(value, dict) and not any(value.values())))):
+            key = name.removeprefix("train.")
+            raise RequestError(
+                f"{where or 'phases'}: expected {name} of a phase, found {len(laid['phases'])} phases with {key} of their own;"
+                f" state phases.N.{key} (N from 0), as in phases.0.{key}={{...}}"
+            )
+    return {**laid, _TOTAL: train["epochs"]} if not whole and isinstance(train, dict) and "epochs" in train else laid
+
+
+def _shared_out(tree: dict[str, Any], setting: str) -> dict[str, Any]:
+    """The tree with the epochs that were stated for all phases together shared out among them in proportion.
+
+    Values that the schema will refuse are left to it.
+    """
+    total, phases = tree.get(_TOTAL), tree.get("phases")
+    tree = {key: value for key, value in tree.items() if key != _TOTAL}
+    if total is None or not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):
+        return tree
+    lengths = [phase.get("epochs", 0) for phase in phases]
+    if not all(type(length) is int and length > 0 for length in (total, *lengths)):
+        return tree
+    shares = share_epochs(lengths, total, setting)
+    return tree | {"phases": [phase | {"epochs": share} for phase, share in zip(phases, shares, strict=True)]}
+
+
+def _require_use(config: Config, key: str) -> None:
+    """RequestError for an override that changes nothing in this configuration."""
+    frozen = all("backbone" in phase.freeze for phase in config.phases_or_one())
+    unused = {
+        "train.fresh": config.train.augment != "fresh" and not config.train.mix and "batches are fresh; set train.augment or train.mix",
+        "train.backbone_lr": frozen and "the backbone is trained; free it",
+    }
+    if why := unused.get(key):
+        raise RequestError(f"override {key}: expected a setting in which {why}, or leave it out")

@@ -6,9 +6,13 @@ Numbers are the public defaults of ATOM (arXiv:1811.07628) and of the CFKD thesi
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from configs.architectures import ARCHITECTURES
+from configs.errors import nearest
 
 Layer = Literal["conv1", "layer1", "layer2", "layer3"]
 NetworkPart = Literal["backbone", "head"]
@@ -17,47 +21,96 @@ Augmentation = Literal["brightness", "grey", "flip", "blur", "proposals"]
 
 # Largest unsigned 64-bit seed is what the counter-based generator takes as half of its key.
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+"""Of pairs, frames, steps: more is a slip of the hand."""
+Few = Annotated[int, Field(ge=1, lt=2**16)]
+"""Of what is in memory at once."""
+Weight = Annotated[float, Field(ge=0)]
+
+
+def _text(value: str) -> str:
+    if not value.strip() or not value.isprintable() or len(value) > 4000:
+        raise ValueError(f"expected a text that can be printed, found {value!r:.60}; change it")
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99}", value):
+        raise ValueError(f"expected the name of one folder (letters, digits, '.', '_', '-', '+', '='), found {value!r:.60}; change it")
+    return value
+
+
+def _architecture(value: str) -> str:
+    if value not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"expected an architecture among {known}, found {value!r:.60}{nearest(value, ARCHITECTURES)}; correct the name")
+    return value
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", value):
+        raise ValueError(f"expected auto, cpu, cuda or cuda:n, found {value!r:.60}; correct it")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Name = Annotated[str, AfterValidator(_name)]
+"""Becomes a folder below another, and never one beside it."""
+ArchitectureName = Annotated[str, AfterValidator(_architecture)]
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are refused, values are checked on assignment."""
+    """Base of every section: unknown keys and numbers that are not finite are refused, values are checked on assignment."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """True would count as 1, and 1 as true."""
+        is_flag = cls.model_fields[str(info.field_name)].annotation is bool
+        if is_flag and not isinstance(value, bool):
+            raise ValueError(f"expected true or false, found {value!r:.60}; change it")
+        if not is_flag and any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value])):
+            raise ValueError(f"expected anything but true or false, found {value!r:.60}; change it")
+        return value
 
 
 class ImageConfig(Section):
     """Geometry of one image of a pair: how large its crop is, and how its place is drawn."""
 
-    size: int = Field(288, ge=32, multiple_of=16, description="side of the square crop, in pixels")
-    area_factor: float = Field(5.0, gt=1, description="side of the crop over sqrt(w*h) of the box it is centred on")
-    scale_jitter: float = Field(0.0, ge=0, description="sigma of the log size of the box that the crop is centred on")
-    center_jitter: float = Field(0.0, ge=0, description="range of the shift of the crop's centre, in sqrt(w*h)")
+    size: int = Field(288, ge=32, le=4096, multiple_of=16, description="side of the square crop, in pixels")
+    area_factor: float = Field(5.0, gt=1, le=100, description="side of the crop over sqrt(w*h) of the box it is centred on")
+    scale_jitter: float = Field(0.0, ge=0, le=10, description="sigma of the log size of the box that the crop is centred on")
+    center_jitter: float = Field(0.0, ge=0, le=100, description="range of the shift of the crop's centre, in sqrt(w*h)")
 
 
 class SearchImageConfig(ImageConfig):
     """The test image, in which the target is searched: by default its crop is shifted and scaled at random."""
 
-    scale_jitter: float = Field(0.5, ge=0, description="sigma of the log size of the box that the crop is centred on")
-    center_jitter: float = Field(4.5, ge=0, description="range of the shift of the crop's centre, in sqrt(w*h)")
+    scale_jitter: float = Field(0.5, ge=0, le=10, description="sigma of the log size of the box that the crop is centred on")
+    center_jitter: float = Field(4.5, ge=0, le=100, description="range of the shift of the crop's centre, in sqrt(w*h)")
 
 
 class PairsConfig(Section):
     """How a pair set is drawn and cut. Every field but the counts changes stored numbers, so all of it is cache identity."""
 
-    count: int = Field(32_000, ge=1, description="pairs of the training split in the cache")
-    val_count: int = Field(3_200, ge=1, description="pairs of the validation split in the cache")
+    count: Count = Field(32_000, description="pairs of the training split in the cache")
+    val_count: Count = Field(3_200, description="pairs of the validation split in the cache")
     seed: Seed = Field(0, description="pair i is a pure function of (seed, split, i)")
     mode: Literal["interval", "causal"] = Field("interval", description="interval: test within max_gap of ref; causal: strictly after it")
-    max_gap: int = Field(50, ge=1, description="largest distance of the two frames, in frames")
-    min_frames: int = Field(20, ge=1, description="a shorter sequence is not used")
-    min_visible: int = Field(5, ge=1, description="a sequence with fewer visible frames is not used")
+    max_gap: Count = Field(50, description="largest distance of the two frames, in frames")
+    min_frames: Count = Field(20, description="a shorter sequence is not used")
+    min_visible: Count = Field(5, description="a sequence with fewer visible frames is not used")
     ref: ImageConfig = Field(default_factory=ImageConfig, description="the ref image, which shows the target")
     test: SearchImageConfig = Field(default_factory=SearchImageConfig, description="the test image, in which the target is searched")
     jpeg_quality: int = Field(95, ge=1, le=100, description="quality of the stored crops")
     grey_probability: float = Field(0.05, ge=0, le=1, description="probability that both images of a pair turn grey (training)")
     brightness: float = Field(0.2, ge=0, lt=1, description="each image is multiplied by U(1 - b, 1 + b) (training)")
-    proposals: int = Field(16, ge=1, description="N, proposals a pair around the test box")
-    proposal_sigmas: tuple[float, ...] = Field((0.01, 0.05, 0.1, 0.2, 0.3), min_length=1, description="one is picked for each proposal")
+    proposals: Few = Field(16, description="N, proposals a pair around the test box")
+    proposal_sigmas: tuple[Annotated[float, Field(ge=0, le=10)], ...] = Field(
+        (0.01, 0.05, 0.1, 0.2, 0.3), min_length=1, max_length=1000, description="one is picked for each proposal"
+    )
     proposal_min_iou: float = Field(0.1, ge=0, lt=1, description="a proposal is accepted above this IoU with the test box")
 
     @property
@@ -69,8 +122,8 @@ class PairsConfig(Section):
 class StudentConfig(Section):
     """The network that is trained."""
 
-    architecture: str = Field("atom_mobilenetsmall", description="one of models.ARCHITECTURES")
-    weights: str | None = Field(
+    architecture: ArchitectureName = Field("atom_mobilenetsmall", description=f"one of {', '.join(ARCHITECTURES)}")
+    weights: Text | None = Field(
         None, description="null: random; imagenet: torchvision's backbone; or a file (safetensors, PyTorch, PyTracking) to start from"
     )
 
@@ -78,12 +131,12 @@ class StudentConfig(Section):
 class TeacherConfig(Section):
     """The frozen network whose outputs are distilled."""
 
-    architecture: str = Field("atom_resnet18", description="one of models.ARCHITECTURES")
-    weights: str | None = Field(
+    architecture: ArchitectureName = Field("atom_resnet18", description="as the student's; ATOM teaches ATOM, DRNet teaches DRNet")
+    weights: Text | None = Field(
         None, description="checkpoint file (make cache TEACHER=...); null: make cache takes the demo's, train the cache's"
     )
-    name: str | None = Field(None, description="name of its group in the cache; null: the architecture (train: else the only group)")
-    batch: int = Field(32, ge=1, description="pairs a forward pass in precompute; never across a part boundary")
+    name: Name | None = Field(None, description="name of its group in the cache; null: the architecture (train: else the only group)")
+    batch: Few = Field(32, description="pairs a forward pass in precompute; never across a part boundary")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="autocast type of the teacher's forward pass")
     feature_bits: int | None = Field(
         None,
@@ -97,7 +150,7 @@ class TeacherConfig(Section):
 class Term(Section):
     """Base of the loss terms."""
 
-    weight: float = Field(1.0, ge=0, description="factor of the term in the objective")
+    weight: Weight = Field(1.0, description="factor of the term in the objective")
 
     @model_validator(mode="before")
     @classmethod
@@ -169,8 +222,8 @@ class TrackingTerm(Term):
 class MutualStudentsTerm(Term):
     """TSsKD: two students teach each other; needs `second_student` (arXiv:1907.10586)."""
 
-    dull: float = Field(1.0, ge=0, description="factor of the dull student's share")
-    intelligent: float = Field(0.5, ge=0, description="factor of the intelligent student's share")
+    dull: Weight = Field(1.0, description="factor of the dull student's share")
+    intelligent: Weight = Field(0.5, description="factor of the intelligent student's share")
     decay: float = Field(0.9, gt=0, le=1, description="sigma = decay ** epoch while the student is close to the teacher")
     threshold: float = Field(0.005, description="close: l_student - l_teacher below it")
 
@@ -201,7 +254,7 @@ class Losses(Section):
 class PhaseConfig(Section):
     """One stretch of a run with an objective and frozen parts of its own (setting sep)."""
 
-    epochs: int = Field(..., ge=1, description="length of the phase; the learning-rate schedule starts anew")
+    epochs: Count = Field(..., description="length of the phase; the learning-rate schedule starts anew")
     losses: Losses = Field(..., description="its objective")
     freeze: tuple[NetworkPart, ...] = Field((), description="parts whose parameters and BatchNorm stand still")
 
@@ -209,15 +262,15 @@ class PhaseConfig(Section):
 class TrainConfig(Section):
     """The loop."""
 
-    batch: int = Field(32, ge=1, description="pairs a step, over all devices")
-    epochs: int = Field(50, ge=1, description="epochs (a setting with phases states them there)")
-    batches: int = Field(1000, ge=1, description="steps an epoch")
-    lr: float = Field(1e-2, gt=0, description="Adam's rate of the head")
-    backbone_lr: float | None = Field(None, gt=0, description="Adam's rate of the backbone; null: the head's")
-    lr_step: int = Field(15, ge=1, description="StepLR: epochs between two decays")
+    batch: Few = Field(32, description="pairs a step, over all devices")
+    epochs: Count = Field(50, description="epochs in all; of a setting with phases shared out among them in their proportions")
+    batches: Count = Field(1000, description="steps an epoch")
+    lr: float = Field(1e-2, gt=0, le=1e30, description="Adam's rate of the head")
+    backbone_lr: float | None = Field(None, gt=0, le=1e30, description="Adam's rate of the backbone; null: the head's")
+    lr_step: Count = Field(15, description="StepLR: epochs between two decays")
     gamma: float = Field(0.1, gt=0, le=1, description="StepLR: factor of a decay")
-    val_every: int = Field(5, ge=1, description="epochs between two validations; the last epoch always has one")
-    val_batches: int = Field(500, ge=1, description="batches of a validation, at most what the cache holds")
+    val_every: Count = Field(5, description="epochs between two validations; the last epoch always has one")
+    val_batches: Count = Field(500, description="batches of a validation, at most what the cache holds")
     freeze: tuple[NetworkPart, ...] = Field((), description="parts whose parameters and BatchNorm stand still")
     teacher: Literal["auto", "cached", "online"] = Field(
         "auto", description="where targets come from; auto: the cache where it may, else online"
@@ -231,24 +284,24 @@ class TrainConfig(Section):
         description="what fresh batches draw anew; the rest is replayed",
     )
     mix: float = Field(0.0, ge=0, le=1, description="share of the batches with fresh augmentation and the online teacher")
-    proposals: int | None = Field(
-        None, ge=1, description="proposals a pair that a step draws from those of the cache (pairs.proposals), anew each time; null: all"
+    proposals: Few | None = Field(
+        None, description="proposals a pair that a step draws from those of the cache (pairs.proposals), anew each time; null: all"
     )
     check_pairs: int = Field(
-        8, ge=0, description="pairs recomputed with the live teacher before the first epoch, if its weights are at hand"
+        8, ge=0, lt=2**16, description="pairs recomputed with the live teacher before the first epoch, if its weights are at hand"
     )
     seed: Seed = Field(0, description="of initialisation, order and fresh augmentation")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:n")
+    device: Annotated[str, AfterValidator(_device)] = Field("auto", description="auto, cpu, cuda or cuda:n")
     feed: Literal["auto", "dali", "torch"] = Field("auto", description="auto: DALI where it is installed")
-    feed_threads: int | None = Field(None, ge=1, description="decoder threads; null: all processors this process may use")
-    shuffle_window: int = Field(16, ge=1, description="chunks of the cache that are shuffled together")
+    feed_threads: Few | None = Field(None, description="decoder threads; null: all processors this process may use")
+    shuffle_window: Few = Field(16, description="chunks of the cache that are shuffled together")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast of the student (losses stay float32)")
     channels_last: bool = Field(False, description="memory format of images and convolutions")
     compile: bool = Field(False, description="torch.compile the student")
-    checkpoint_every: int = Field(1, ge=1, description="epochs between two checkpoints; the last epoch always has one")
-    log_every: int = Field(20, ge=1, description="steps between two lines of metrics.jsonl")
-    pictures: int = Field(4, ge=0, description="pairs drawn into TensorBoard at every validation")
-    name: str | None = Field(None, description="folder of the run below runs/<setting>/; null: seed<seed>, with like=NAME NAME-seed<seed>")
+    checkpoint_every: Count = Field(1, description="epochs between two checkpoints; the last epoch always has one")
+    log_every: Count = Field(20, description="steps between two lines of metrics.jsonl")
+    pictures: int = Field(4, ge=0, lt=2**16, description="pairs drawn into TensorBoard at every validation")
+    name: Name | None = Field(None, description="folder of the run below runs/<setting>/; null: seed<seed>, with like=NAME NAME-seed<seed>")
 
 
 class Config(Section):
@@ -256,24 +309,26 @@ class Config(Section):
 
     setting: str = Field("", description="name of the setting (its file)")
     doc: str = Field("", description="one line on what the setting is")
-    like: str | None = Field(
+    like: Text | None = Field(
         None,
         description="a setting whose data set, pair set, networks and budget are taken; of this one stay losses, phases, what is frozen and"
         " the networks that it states itself (like=demo: any setting at the demo's size)",
     )
-    dataset: str | None = Field(
+    dataset: Text | None = Field(
         None,
         description="names of configs/datasets.yaml, separated by spaces: a mixture of equal probability; null: that of the only cache",
     )
-    val_dataset: str | None = Field(None, description="dataset of the validation; null: the same")
-    cache_dir: str = Field("caches", description="where caches are written and looked for (CACHE_DIR)")
-    run_dir: str = Field("runs", description="where runs are written (RUN_DIR)")
+    val_dataset: Text | None = Field(None, description="dataset of the validation; null: the same")
+    cache_dir: Text = Field("caches", description="where caches are written and looked for (CACHE_DIR)")
+    run_dir: Text = Field("runs", description="where runs are written (RUN_DIR)")
     pairs: PairsConfig = Field(default_factory=PairsConfig, description="the pair set")
     student: StudentConfig = Field(default_factory=StudentConfig, description="the network that is trained")
     second_student: StudentConfig | None = Field(None, description="the intelligent student of TSsKD")
     teacher: TeacherConfig | None = Field(None, description="the distilled network; null: none")
     losses: Losses = Field(default_factory=Losses, description="the objective")
-    phases: tuple[PhaseConfig, ...] = Field((), description="if any, they replace train.epochs, losses and train.freeze")
+    phases: tuple[PhaseConfig, ...] = Field(
+        (), max_length=1000, description="if any, each with epochs, losses, freeze of its own: phases.0.epochs=1"
+    )
     train: TrainConfig = Field(default_factory=TrainConfig, description="the loop")
 
     @model_validator(mode="after")
@@ -281,6 +336,12 @@ class Config(Section):
         phases = self.phases_or_one()
         if not all(phase.losses.active() for phase in phases):
             raise ValueError("losses: expected at least one term, found none; add e.g. losses.ground_truth=1")
+        for phase in phases:
+            projects = phase.losses.projected_fidelity is not None and phase.losses.projected_fidelity.projection == "trained"
+            if {*phase.freeze} == {*get_args(NetworkPart)} and not projects:
+                raise ValueError("freeze: expected parameters left to train, found backbone and head frozen; free one of them")
+        if self.train.batch < 2 and not all("head" in phase.freeze for phase in phases):
+            raise ValueError("train.batch: expected at least 2 pairs for the head's BatchNorm, found 1; raise train.batch")
         mutual = any(phase.losses.mutual_students for phase in phases)
         if mutual != (self.second_student is not None):
             raise ValueError("losses.mutual_students and second_student need each other; set both or neither")
@@ -294,7 +355,7 @@ class Config(Section):
                 "train.mix > 0 clashes with train.teacher=cached: mixed batches are fresh and need the teacher; set train.teacher=auto"
             )
         if self.train.mix > 0 and self.train.augment != "replay":
-            raise ValueError("train.mix > 0 clashes with train.augment other than replay: it is the share of fresh batches")
+            raise ValueError("train.mix > 0 clashes with train.augment other than replay: it is the share of fresh batches; set one")
         if (self.train.proposals or 0) > self.pairs.proposals:
             raise ValueError(
                 f"train.proposals: expected at most the {self.pairs.proposals} that a cached pair has (pairs.proposals), found"

@@ -1,29 +1,16 @@
-"""Losses of distilled trackers, and the teacher numbers (targets) that they need."""
+"""Losses of distilled trackers, and the teacher numbers (targets) that they need.
+
+What the room offers is listed in kdlosses/public.py, which brings torch and is imported when the first name of it is asked for.
+"""
 
 from __future__ import annotations
 
-from kdlosses.live import LiveTeacher
-from kdlosses.needs import Needs
-from kdlosses.objectives import Objective, build_objective, build_objectives, needed_targets
-from kdlosses.projection import draw_projection
-from kdlosses.spec import sizes_of, target_spec
-from kdlosses.targets import TARGETS, Sizes, Target, compute, layers_of, round_features, target
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "TARGETS",
-    "LiveTeacher",
-    "Needs",
-    "Objective",
-    "Sizes",
-    "Target",
-    "build_objective",
-    "build_objectives",
-    "compute",
-    "draw_projection",
-    "layers_of",
-    "needed_targets",
-    "round_features",
-    "sizes_of",
-    "target",
-    "target_spec",
-]
+if TYPE_CHECKING:
+    from kdlosses.public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(importlib.import_module("kdlosses.public"), name)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import configs
 from configs import Config, RequestError
-from configs.arrays import TargetSpec
 from configs.cli import Parser, run
-from kdlosses.spec import sizes_of, target_spec
-from kdlosses.targets import TARGETS
+
+if TYPE_CHECKING:
+    from configs.arrays import TargetSpec
 
 SETTINGS = "atom_cfkd drnet_cfkd"
 
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str], prog: str = "python -m kdlosses") -> None:
 
 def markdown(settings: Sequence[Config]) -> list[str]:
     """The lines of a Markdown table: one target a line, one column of bytes a pair for each setting. RequestError without a teacher."""
+    from kdlosses import TARGETS, sizes_of, target_spec  # brings torch
+
     heads, columns = ["target", "what it is", "needed by"], []
     for config in settings:
         if config.teacher is None:

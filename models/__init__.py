@@ -1,42 +1,16 @@
-"""Trackers: backbones, heads, Precise RoI pooling, and their weights on disk."""
+"""Trackers: backbones, heads, Precise RoI pooling, and their weights on disk.
+
+What the room offers is listed in models/public.py, which brings torch and is imported when the first name of it is asked for.
+"""
 
 from __future__ import annotations
 
-from models.backbones import BACKBONES
-from models.checkpoint import guess_architecture, load_weights, read_state, save_weights, weights_digest
-from models.device import pick_device
-from models.outputs import LAYERS, STRIDES, Outputs
-from models.pretrained import load_imagenet_backbone, start_from
-from models.prroi import prroi_pool
-from models.sizes import flops, network_sizes, parameter_counts, size_facts
-from models.teacher import DEMO_TEACHER, TeacherNetwork, TeacherSpec, choose_teacher, demo_teacher
-from models.tracker import ARCHITECTURES, PARTS, Tracker, build
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "ARCHITECTURES",
-    "BACKBONES",
-    "DEMO_TEACHER",
-    "LAYERS",
-    "PARTS",
-    "STRIDES",
-    "Outputs",
-    "TeacherNetwork",
-    "TeacherSpec",
-    "Tracker",
-    "build",
-    "choose_teacher",
-    "demo_teacher",
-    "flops",
-    "guess_architecture",
-    "load_imagenet_backbone",
-    "load_weights",
-    "network_sizes",
-    "parameter_counts",
-    "pick_device",
-    "prroi_pool",
-    "read_state",
-    "save_weights",
-    "size_facts",
-    "start_from",
-    "weights_digest",
-]
+if TYPE_CHECKING:
+    from models.public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(importlib.import_module("models.public"), name)

@@ -7,15 +7,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from configs.cli import Parser, run
+from configs.errors import RequestError, printable
 from configs.schema import ImageConfig, PairsConfig, SearchImageConfig
-from models.checkpoint import weights_digest
-from models.convert import convert, load_tracker
-from models.export import OPSET, export
-from models.sizes import size_facts
 
 INPUT = "safetensors, or a PyTorch or PyTracking checkpoint"
 
@@ -44,7 +40,7 @@ def parser(prog: str) -> Parser:
     whole = Parser(prog=prog, description="Look at, convert and export the weights of trackers. No input file is run.")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    show = commands.add_parser("show", help="architecture, sizes and metadata of a file")
+    show = commands.add_parser("show", help="what is in a checkpoint, of any network: architecture, sizes, settings")
     show.add_argument("file", metavar="FILE", help=INPUT)
     _add_sizes(show, "for the count of MFLOPs")
     show.add_argument("--json", action="store_true", help="print one JSON object")
@@ -63,7 +59,7 @@ def parser(prog: str) -> Parser:
     graphs = commands.add_parser(
         "export",
         help="ONNX graphs of backbone, modulation and prediction",
-        description=f"Writes backbone.onnx, modulation.onnx and prediction.onnx (opset {OPSET}, free batch) and compares each with PyTorch."
+        description="Writes backbone.onnx, modulation.onnx and prediction.onnx (free batch) and compares each with PyTorch."
         " Where the sizes of the two crops differ: backbone_ref.onnx and backbone_test.onnx. The gradient in the box stays PyTorch's.",
     )
     graphs.add_argument("input", metavar="IN", help=INPUT)
@@ -75,6 +71,11 @@ def parser(prog: str) -> Parser:
 def main(arguments: Sequence[str], prog: str = "python -m models") -> None:
     """The command line; see `python -m models --help`."""
     options = parser(prog).parse_args(list(arguments))
+    import torch
+
+    from models.convert import convert, load_tracker
+    from models.export import OPSET, export
+
     if options.command == "show":
         _show(options.file, _geometry(options), options.json)
     elif options.command == "convert":
@@ -90,26 +91,35 @@ def main(arguments: Sequence[str], prog: str = "python -m models") -> None:
 
 
 def _show(path: str, pairs: PairsConfig, as_json: bool) -> None:
-    tracker, metadata = load_tracker(path)
-    facts: dict[str, object] = {
-        "path": path,
-        "architecture": tracker.architecture,
-        "sha256": weights_digest(path),
-        "file_megabytes": round(Path(path).stat().st_size / 1e6, 2),
-        **size_facts(tracker, pairs),
-        "metadata": metadata,
-    }
+    from models.checkpoint import weights_digest
+    from models.contents import contents_lines, file_contents
+    from models.convert import load_tracker
+    from models.sizes import size_facts
+
+    facts: dict[str, Any] = {"path": path, "sha256": weights_digest(path), "file_megabytes": round(Path(path).stat().st_size / 1e6, 2)}
+    contents = file_contents(path)
+    try:
+        tracker, metadata = load_tracker(path)
+        facts |= {"architecture": tracker.architecture, **size_facts(tracker, pairs), "metadata": metadata}
+    except RequestError as error:
+        # a file that is safe to read: what is in it is the answer, whatever it is of
+        facts |= {"architecture": None, "problem": printable(error)}
+    facts |= contents
     if as_json:
         print(json.dumps(facts, indent=1))
         return
-    print(f"{path}: {tracker.architecture} ({metadata['file']}, {facts['file_megabytes']} MB)")
-    print(f"parameters  {facts['parameters']:,}, of them used {facts['parameters_used']:,} ({facts['megabytes']} MB in float32)")
-    sides = "- and ".join(str(side) for side in dict.fromkeys((pairs.ref.size, pairs.test.size)))
-    print(f"MFLOPs      {facts['mflops']:,} multiply-adds * 10^6, one pair of {sides}-pixel crops, {pairs.proposals} proposals")
+    print(f"{path}: {facts['architecture'] or 'of no architecture of ours'} ({facts['file']}, {facts['file_megabytes']} MB)")
+    if facts["architecture"]:
+        print(f"parameters  {facts['parameters']:,}, of them used {facts['parameters_used']:,} ({facts['megabytes']} MB in float32)")
+        sides = "- and ".join(str(side) for side in dict.fromkeys((pairs.ref.size, pairs.test.size)))
+        print(f"MFLOPs      {facts['mflops']:,} multiply-adds * 10^6, one pair of {sides}-pixel crops, {pairs.proposals} proposals")
     print(f"sha256      {facts['sha256']}")
-    for key, value in metadata.items():
-        if key not in ("file", "format", "architecture"):
-            print(f"{'not installed (skipped)' if key == 'foreign' else key}: {value}")
+    for key, value in facts.get("metadata", {}).items():
+        if key not in ("file", "format", "architecture", "foreign"):
+            print(f"{key}: {printable(value)}")
+    print("\n".join(contents_lines(contents, path)))
+    if not facts["architecture"]:
+        print(f"problem     {facts['problem']}")
 
 
 if __name__ == "__main__":

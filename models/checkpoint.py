@@ -9,72 +9,113 @@ import json
 import struct
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from configs.errors import RequestError
+from configs.errors import RequestError, TeachOnceError, printable
 from configs.files import sha256_file, write_atomic
-from models.safe_pickle import Contents, LazyTensor, damaged, read_pickled
+from models.safe_pickle import Contents, LazyTensor, computable, damaged, read_pickled, unknown_type
 from models.tracker import ARCHITECTURES, PARTS, Tracker, blueprint
 
-STATE_KEYS = ("net", "state_dict", "model")
-WRAPPERS = ("module.", "_orig_mod.")
+STATE_KEYS = ("net", "state_dict", "model", "model_state_dict", "network", "params", "ema", "model_ema", "ema_state_dict", "params_ema")
+"""Where parameters lie in a file, or one deeper ({"model": {"state_dict": ...}}), the first one found wins: averages (EMA) come last."""
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
+WHERE = ("key", "other_keys", "prefix")
+"""Metadata that say where in the file the parameters were."""
 
 
 def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The parameters of a file by name, on the CPU, and what else it says of itself; nothing that it names is run.
+    """The parameters of a file by name, on the CPU, and what else it says of itself; nothing that it names is run. float8 becomes float32.
 
-    Takes safetensors, and PyTorch files of both forms holding a state dict or a dict with one under 'net' (PyTracking),
-    'state_dict' or 'model'. Prefixes of wrappers (`module.`, `_orig_mod.`) are taken off. The metadata has `file` (the form),
-    and where given `constructor`, `net_type`, `epoch` and `foreign` (classes that the file names and this reader does not
-    know, comma-separated), or safetensors' own metadata. RequestError for a missing, damaged or different file.
+    Takes safetensors, and PyTorch files of both forms holding a state dict or a dict with one under one or two of `STATE_KEYS`.
+    Prefixes that every name has (`WRAPPERS`) are taken off. The metadata has `file` (the form), and where given `key` (under which
+    the parameters were), `other_keys` (that hold others, not taken), `prefix` (taken off), `constructor`, `net_type`, `epoch` and
+    `foreign` (classes that the file names and this reader does not know, comma-separated), or safetensors' own metadata.
+    RequestError for a missing, damaged or different file.
     """
     path = Path(path)
+    state, metadata = _safetensors_state(path) if is_safetensors(path) else _pickled_state(path, read_pickled(path))
+    cut = len(wrapper_of(state))
+    if cut:
+        metadata["prefix"] = wrapper_of(state)
+    return {name[cut:]: tensor for name, tensor in state.items()}, metadata
+
+
+def is_safetensors(path: Path) -> bool:
+    """True for safetensors, False for a PyTorch file, by the first bytes. RequestError for a missing or different file."""
     if not path.is_file():
         raise RequestError(f"expected a checkpoint file, found {'a folder' if path.is_dir() else 'nothing'} at {path}; correct the path")
     with open(path, "rb") as stream:
         head = stream.read(16)
     # Safetensors first: the length that it begins with may look like the first byte of a pickle.
-    if head[8:9] == b"{":
-        state, metadata = _safetensors_state(path)
-    elif head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
-        state, metadata = _pickled_state(path, read_pickled(path))
-    else:
+    packed = head[8:9] == b"{"
+    if not packed and head[:4] != b"PK\x03\x04" and head[:1] != b"\x80":
         raise RequestError(f"expected a safetensors or PyTorch checkpoint, found {path}, which is neither; give another file")
-    while len(prefixes := [prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in state)]) and state:
-        state = {name.removeprefix(prefixes[0]): tensor for name, tensor in state.items()}
-    return state, metadata
+    return packed
+
+
+def wrapper_of(names: Collection[str]) -> str:
+    """The `WRAPPERS` that every name begins with, one behind the other, or an empty string."""
+    prefix = ""
+    while further := [word for word in WRAPPERS if names and all(name.startswith(prefix + word) for name in names)]:
+        prefix += further[0]
+    return prefix
+
+
+def state_dicts(root: object) -> dict[str, dict[Any, Any]]:
+    """key, or key.key -> dict with tensors, of those under the usual keys of an unpickled file, the best first."""
+    if not isinstance(root, dict):
+        return {}
+    inner = {key: root[key] for key in STATE_KEYS if isinstance(root.get(key), dict)}
+    outer = {f"{key}.{below}": value[below] for key, value in inner.items() for below in STATE_KEYS if isinstance(value.get(below), dict)}
+    named = {key: value for key, value in (inner | outer).items() if any(isinstance(item, LazyTensor) for item in value.values())}
+    # a plain state dict before any average of it, however deep either lies
+    return dict(sorted(named.items(), key=lambda item: "ema" in item[0]))
 
 
 def _safetensors_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, {"file": "safetensors", **dict(sorted((file.metadata() or {}).items()))}
+            return {name: computable(file.get_tensor(name)) for name in names}, {
+                "file": "safetensors",
+                **dict(sorted((file.metadata() or {}).items())),
+            }
     except safetensors.SafetensorError as error:
-        raise damaged(path, error) from error
+        reason = str(error).partition(", expected one of")[0].rpartition(": ")[2]
+        raise (unknown_type(path, reason) if reason.startswith("unknown variant") else damaged(path, error)) from error
+    except Exception as error:  # torch without a type that safetensors has: an error of any kind
+        raise unknown_type(path, error) from error
 
 
 def _pickled_state(path: Path, contents: Contents) -> tuple[dict[str, Tensor], dict[str, str]]:
     root = contents.root
-    holder = next((root[key] for key in STATE_KEYS if isinstance(root.get(key), dict)), root) if isinstance(root, dict) else {}
+    candidates = state_dicts(root)
+    holder = next(iter(candidates.values()), root if isinstance(root, dict) else {})
     if not any(isinstance(value, LazyTensor) for value in holder.values()):
-        words = [key for key in list(root)[:8] if isinstance(key, str)] if isinstance(root, dict) else []
+        words = [printable(key, 40) for key in list(root)[:8] if isinstance(key, str)] if isinstance(root, dict) else []
         kind = f"a dict of {', '.join(words) or 'nothing'}" if isinstance(root, dict) else f"one {_kind(root)}"
         raise RequestError(f"expected parameters by name (or under {' or '.join(STATE_KEYS)}) in {path}, found {kind}; give another file")
     state = {}
     for name, value in holder.items():
         if not isinstance(value, LazyTensor) or not isinstance(name, str):
-            raise RequestError(f"expected only tensors among the parameters of {path}, found {name!r}: {_kind(value)}; give another file")
+            item = f"{printable(repr(name), 80)}: {_kind(value)}"
+            raise RequestError(f"expected only tensors among the parameters of {path}, found {item}; give another file")
         try:
             state[name] = contents.tensor(value)
+        except TeachOnceError:
+            raise
         except Exception as error:  # the file's description of a tensor may be wrong in any way
             raise damaged(path, error) from error
     metadata = {"file": contents.form}
-    if holder is not root:
+    if candidates:
+        metadata["key"], *others = candidates
+        if others:
+            metadata["other_keys"] = ", ".join(others)
         if isinstance(root.get("net_type"), str):
             metadata["net_type"] = root["net_type"]
         if isinstance(root.get("epoch"), int) and abs(root["epoch"]) < 2**63:
@@ -105,7 +146,7 @@ def load_state(tracker: Tracker, state: Mapping[str, Tensor], source: str, parts
     """
     for part in parts:
         tracker.part(part)
-    state = _with_our_names(tracker, state)
+    state = with_our_names(tracker, state)
     own = tracker.state_dict()
     prefixes = tuple(f"{PARTS[part]}." for part in parts)
     wanted = [name for name in own if name.startswith(prefixes)]
@@ -117,7 +158,7 @@ def load_state(tracker: Tracker, state: Mapping[str, Tensor], source: str, parts
     shapes = {name: (tuple(state[name].shape), tuple(own[name].shape)) for name in given}
     misshapen = [f"{name} {shape} instead of {own_shape}" for name, (shape, own_shape) in shapes.items() if shape != own_shape]
     faults = [
-        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        f"{len(names)} {kind} ({', '.join(printable(name, 120) for name in names[:3])}{', ...' if len(names) > 3 else ''})"
         for kind, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
         if names
     ]
@@ -154,11 +195,11 @@ def guess_architecture(state: Mapping[str, Tensor]) -> str:
             return architecture
     raise RequestError(
         f"expected the parameters of one of {', '.join(ARCHITECTURES)}, found {len(state)} tensors"
-        f" ({', '.join(list(state)[:3])}, ...) that fit none; give another file"
+        f" ({', '.join(printable(name, 120) for name in list(state)[:3])}, ...) that fit none; give another file"
     )
 
 
-def _with_our_names(tracker: Tracker, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_our_names(tracker: Tracker, state: Mapping[str, Any]) -> dict[str, Any]:
     """Gives the parameters of torchvision's own network of the tracker's backbone our names; any other state is unchanged."""
     own, backbone = tracker.state_dict(), tracker.feature_extractor
     ours = {f"{PARTS['backbone']}.{backbone.our_name(name)}": tensor for name, tensor in state.items()}

@@ -15,7 +15,7 @@ import torch
 
 from configs.errors import RequestError
 from configs.files import write_atomic
-from models.checkpoint import guess_architecture, load_state, may_be_absent, read_state, save_weights
+from models.checkpoint import WHERE, guess_architecture, load_state, may_be_absent, read_state, save_weights
 from models.tracker import ARCHITECTURES, Tracker, build
 
 CONSTRUCTOR_MODULE = "ltr.admin.model_constructor"
@@ -49,7 +49,7 @@ def convert(source: str | Path, target: str | Path, dtype: torch.dtype | None = 
         )
     tracker, metadata = load_tracker(source)
     if packed:
-        kept = {key: value for key, value in metadata.items() if key not in ("file", "format", "foreign")}
+        kept = {key: value for key, value in metadata.items() if key not in ("file", "format", "foreign", *WHERE)}
         state = {name: value for name, value in tracker.state_dict().items() if not (trim and may_be_absent(tracker, name))}
         save_weights(state, target, dtype, {**kept, "architecture": tracker.architecture})
     else:

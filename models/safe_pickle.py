@@ -6,11 +6,13 @@ inert object that takes whatever the pickle does to it and does nothing. So a pu
 and constructors of classes that are not installed, reads without them.
 
 One thing is refused, not because it could run but because the user should know: a name of Python's standard library that is
-no plain data type (os.system, builtins.eval, ...). No honest checkpoint names one.
+no plain data (os.system, builtins.eval, ...). No honest checkpoint names one.
 """
 
 from __future__ import annotations
 
+import _compat_pickle
+import builtins
 import io
 import math
 import pickle
@@ -26,7 +28,7 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from configs.errors import RequestError, TeachOnceError
+from configs.errors import RequestError, TeachOnceError, printable
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 EXPANDED = 2**20
@@ -42,17 +44,24 @@ DTYPES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
 }
 TYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*DTYPES.values(), torch.uint16, torch.uint32, torch.uint64)}
+TYPES |= {name: dtype for name, dtype in vars(torch).items() if name.startswith("float8_")}  # those that this torch knows
 # What settings and statistics are made of: containers that are rebuilt, and parts of the standard library that stay inert.
 PLAIN_BUILTINS = {kind.__name__: kind for kind in (bool, complex, dict, float, frozenset, int, list, set, tuple)}
-PLAIN_MODULES = {"argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "pathlib._local", "uuid"}
-PLAIN_NAMES = {
-    *(f"builtins.{name}" for name in ("bytearray", "bytes", "object", "range", "slice", "str")),
-    "functools.partial",
-    "types.SimpleNamespace",
+PLAIN_MODULES = {
+    *("abc", "argparse", "array", "collections", "collections.abc", "configparser", "dataclasses", "datetime", "decimal", "enum"),
+    *("fractions", "ipaddress", "logging", "numbers", "optparse", "pathlib", "pathlib._local", "random", "re", "string", "time", "typing"),
+    *("uuid", "zoneinfo"),
 }
-OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+PLAIN_NAMES = {
+    *(f"builtins.{name}" for name, value in vars(builtins).items() if isinstance(value, type) and not name.startswith("_")),
+    "builtins.getattr",  # so pickle writes bound methods, members of an enum and nested classes
+    *("_io.BytesIO", "_io.StringIO", "_operator.getitem", "_random.Random", "copyreg.__newobj__", "functools.partial"),
+    *("operator.attrgetter", "operator.itemgetter", "types.GenericAlias", "types.SimpleNamespace"),
+}
 
 
 class Foreign:
@@ -62,8 +71,11 @@ class Foreign:
     state: Any = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Foreign:
-        # without an __init__ of its own, a class takes whatever arguments its __new__ takes
-        return super().__new__(cls)
+        # without an __init__ of its own, a class takes whatever arguments its __new__ takes; what getattr gave may stand for a class
+        return super().__new__(cls if isinstance(cls, type) else type(cls))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Foreign:
+        return Foreign()
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -114,6 +126,9 @@ _TENSOR = _Call(lambda storage, offset, shape, stride, *_: LazyTensor(storage, o
 _PARAMETER = _Call(lambda data, *_: data)
 KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "defaultdict"): _Call(lambda *_: {}),
+    ("collections", "Counter"): _Call(lambda counts=(), *_: dict(counts)),
+    ("collections", "deque"): _Call(lambda items=(), *_: list(items)),
     ("torch", "Size"): tuple,
     ("torch._utils", "_rebuild_tensor"): _TENSOR,
     ("torch._utils", "_rebuild_tensor_v2"): _TENSOR,
@@ -136,6 +151,8 @@ class InertUnpickler(pickle._Unpickler):
     The unpickler in Python is taken, not the one in C: that one allocates whatever memory a number in the file asks for.
     """
 
+    proto: int  # the protocol of the stream, set as it is read
+
     def __init__(self, stream: IO[bytes], source: Path) -> None:
         super().__init__(stream, encoding="latin1")
         self.source = source
@@ -143,7 +160,8 @@ class InertUnpickler(pickle._Unpickler):
         self.dtypes: dict[str, torch.dtype] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        module = OLD_MODULES.get(module, module)
+        if self.proto < 3:  # Python 2's names, which are written up to this protocol
+            module, name = _compat_pickle.NAME_MAPPING.get((module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name))
         if (module, name) in KNOWN:
             return KNOWN[module, name]
         if module in ("torch", "torch.cuda", "torch.storage") and name in (*DTYPES, "UntypedStorage"):
@@ -152,8 +170,10 @@ class InertUnpickler(pickle._Unpickler):
             return TYPES[name]
         if module == "builtins" and name in PLAIN_BUILTINS:
             return PLAIN_BUILTINS[name]
-        origin = f"{module}.{name}"
-        if module.split(".")[0] in sys.stdlib_module_names and module not in PLAIN_MODULES and origin not in PLAIN_NAMES:
+        origin = printable(f"{module}.{name}", 200)
+        # a dotted name reaches into what a module imports: logging and os.system
+        plain = (module in PLAIN_MODULES and "." not in name) or origin in PLAIN_NAMES
+        if module.split(".")[0] in sys.stdlib_module_names and not plain:
             raise RequestError(
                 f"expected a checkpoint of tensors and plain data, found the function {origin!r} named in {self.source}"
                 " (it was not run); use a file from a source that you trust"
@@ -181,10 +201,16 @@ class Contents:
     form: str
     foreign: list[str]
     record: Callable[[str], bytes]
+    source: Path
 
     def tensor(self, lazy: LazyTensor) -> Tensor:
-        """Reads one tensor (a copy). ValueError where the file's description of it does not fit its bytes."""
+        """Reads one tensor (a copy; float8 as float32). ValueError where the file's description of it does not fit its bytes.
+
+        RequestError for a type that this torch does not know.
+        """
         storage, dtype = lazy.storage, lazy.dtype
+        if isinstance(dtype, type) and issubclass(dtype, Foreign):
+            raise unknown_type(self.source, dtype.origin)
         sizes = (lazy.offset, *lazy.shape, *lazy.stride)
         if (
             not isinstance(dtype, torch.dtype)
@@ -203,7 +229,7 @@ class Contents:
         if last >= count:
             raise ValueError(f"a tensor of {last + 1} numbers in a record of {count}")
         flat = torch.frombuffer(bytearray(content), dtype=dtype, count=count)
-        return flat.as_strided(tuple(lazy.shape), tuple(lazy.stride), first).clone()
+        return computable(flat.as_strided(tuple(lazy.shape), tuple(lazy.stride), first).clone())
 
 
 def read_pickled(path: Path) -> Contents:
@@ -219,10 +245,23 @@ def read_pickled(path: Path) -> Contents:
 
 def damaged(path: Path, error: Exception) -> RequestError:
     """The error for a file that does not read to its end."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = printable(error, 300).strip() or type(error).__name__
     return RequestError(
         f"expected a complete checkpoint (safetensors or PyTorch), found {path} truncated or damaged ({reason}); fetch it again"
     )
+
+
+def unknown_type(path: Path, what: object) -> RequestError:
+    """The error for a tensor of a type that this torch cannot read."""
+    return RequestError(
+        f"expected tensors of types that torch {torch.__version__} knows, found {what} in {path};"
+        " install a newer torch, or save the file again in float32"
+    )
+
+
+def computable(tensor: Tensor) -> Tensor:
+    """float8 as float32: torch knows next to no operation on it."""
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
 
 
 def _read_zip(content: bytes, path: Path) -> Contents:
@@ -237,7 +276,7 @@ def _read_zip(content: bytes, path: Path) -> Contents:
     if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
         raise ValueError("numbers in big-endian order")
     unpickler = InertUnpickler(io.BytesIO(archive.read(names[0])), path)
-    return Contents(unpickler.load(), "PyTorch", unpickler.foreign, lambda key: archive.read(f"{prefix}data/{key}"))
+    return Contents(unpickler.load(), "PyTorch", unpickler.foreign, lambda key: archive.read(f"{prefix}data/{key}"), path)
 
 
 def _read_legacy(content: bytes, path: Path) -> Contents:
@@ -257,4 +296,4 @@ def _read_legacy(content: bytes, path: Path) -> Contents:
         if not 0 <= length <= len(content) - stream.tell():
             raise ValueError("the file ends inside a tensor")
         records[key] = stream.read(length)
-    return Contents(root, "PyTorch legacy", unpickler.foreign, records.__getitem__)
+    return Contents(root, "PyTorch legacy", unpickler.foreign, records.__getitem__, path)

@@ -7,45 +7,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from configs.architectures import ARCHITECTURES, Architecture
 from configs.errors import RequestError, nearest
 from models.backbones import BACKBONES
 from models.heads import Head
 from models.outputs import LAYERS, Outputs, check_layers
 
+__all__ = ["ARCHITECTURES", "HEAD_LAYERS", "PARTS", "Architecture", "Tracker", "blueprint", "build"]
+
 HEAD_LAYERS = ("layer2", "layer3")
 PARTS = {"backbone": "feature_extractor", "head": "bb_regressor"}
 """Part of a tracker, as users name it -> its submodule, and the first word of its parameters' names."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What `build` builds."""
-
-    backbone: str
-    """A row of `BACKBONES`."""
-    width: int
-    """Channels of the backbone's conv1 (64 is the published ResNet; narrower ones are the thesis' students)."""
-    head: int
-    """Width D of the head."""
-    numbers: int
-    """Numbers a proposal: 1 (ATOM) or 4 (DRNet)."""
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "atom_resnet18": Architecture("resnet18", 64, 256, 1),
-    "atom_resnet50": Architecture("resnet50", 64, 256, 1),
-    "atom_resnet18medium": Architecture("resnet18", 32, 128, 1),
-    "atom_resnet18small": Architecture("resnet18", 16, 64, 1),
-    "atom_resnet18tiny": Architecture("resnet18", 8, 32, 1),
-    "atom_mobilenetsmall": Architecture("mobilenet_v2", 32, 64, 1),
-    "drnet_resnet50": Architecture("resnet50", 64, 256, 4),
-    "drnet_mobilenetsmall": Architecture("mobilenet_v2", 32, 64, 4),
-}
 
 
 def build(architecture: str) -> Tracker:

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import json
 import sys
 from collections.abc import Sequence
 
 import configs
+from configs.catalog import dataset_entry, members
 from configs.cli import Parser, run
 from configs.errors import RequestError
-from kdlosses import TARGETS
-from precompute import check
-from precompute.demo import generate
-from precompute.run import Request, make_caches
+
+# command -> where its own main is, imported when it is chosen
+OTHERS = {"demo-data": "precompute.demo.generate", "check": "precompute.check"}
 
 
 def main(arguments: Sequence[str], prog: str = "python -m precompute") -> int:
     """The command line; see `python -m precompute --help`."""
-    others = {"demo-data": generate.main, "check": check.main}
-    if arguments and arguments[0] in others:
-        return others[arguments[0]](arguments[1:], f"{prog} {arguments[0]}")
+    if arguments and arguments[0] in OTHERS:
+        return int(importlib.import_module(OTHERS[arguments[0]]).main(arguments[1:], f"{prog} {arguments[0]}"))
     options = parser(prog).parse_args(arguments)
+    # in quotes a path is a text, whatever YAML would read in it
     own = {"pairs.count": options.pairs, "pairs.val_count": options.val_pairs, "teacher.weights": options.teacher}
+    given = [*options.overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items() if value is not None)]
     splits = ("train", "val") if options.split is None else (options.split,)
-    config = configs.load(options.setting, [*options.overrides, *(f"{key}={value}" for key, value in own.items() if value is not None)])
-    make_caches(Request(config, options.dataset, splits, options.targets, share(options.share), options.device, options.threads))
+    config, part = configs.load(options.setting, given), share(options.share)
+    for name in dict.fromkeys(name for split in splits for name in members(options.dataset, split)):
+        dataset_entry(name)
+    from precompute.run import Request, make_caches  # brings torch: only once the request is understood
+
+    make_caches(Request(config, options.dataset, splits, options.targets, part, options.device, options.threads))
     return 0
+
+
+def _count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r:.60}")
+    return int(text)
 
 
 def parser(prog: str) -> Parser:
@@ -37,15 +52,15 @@ def parser(prog: str) -> Parser:
     cache.add_argument("--dataset", required=True, help="names of configs/datasets.yaml, separated by spaces: one cache each")
     cache.add_argument("--setting", default="atom_cfkd", help="a setting: its pair set, its teacher, the targets its losses need")
     cache.add_argument("--split", choices=("train", "val"), help="fill one split only (default: both)")
-    cache.add_argument("--pairs", type=int, help="pairs of the training split (pairs.count)")
-    cache.add_argument("--val-pairs", type=int, help="pairs of the validation split (pairs.val_count)")
+    cache.add_argument("--pairs", type=_count, help="pairs of the training split (pairs.count)")
+    cache.add_argument("--val-pairs", type=_count, help="pairs of the validation split (pairs.val_count)")
     cache.add_argument("--teacher", help="weights of the teacher: safetensors, PyTorch or PyTracking checkpoint (teacher.weights)")
-    cache.add_argument("--targets", help=f"targets instead of those the setting needs: all, none, or some of {', '.join(TARGETS)}")
+    cache.add_argument("--targets", help="targets instead of those the setting needs: all, none, or names that `teachonce losses` lists")
     cache.add_argument(
         "--share", metavar="I/N", help="fill every N-th part from part I on (arrays of batch jobs; torchrun sets it by itself)"
     )
     cache.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:n (default: auto)")
-    cache.add_argument("--threads", type=int, help="threads that cut and decode crops (default: all processors)")
+    cache.add_argument("--threads", type=_count, help="threads that cut and decode crops (default: all processors)")
     cache.add_overrides("overrides of the configuration, e.g. pairs.test.size=256")
     commands.add_parser("demo-data", help="generate the demo's data set", add_help=False)
     commands.add_parser("check", help="look a data set over before any work", add_help=False)
@@ -57,8 +72,8 @@ def share(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     first, slash, second = text.partition("/")
-    if not (slash and first.isdigit() and second.isdigit() and int(first) < int(second)):
-        raise RequestError(f"--share: expected I/N with 0 <= I < N, found '{text}'; e.g. --share 0/4")
+    if not (slash and first.isdecimal() and second.isdecimal() and int(first) < int(second)):
+        raise RequestError(f"--share: expected I/N with 0 <= I < N, found '{text:.60}'; e.g. --share 0/4")
     return int(first), int(second)
 
 

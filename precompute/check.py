@@ -1,4 +1,4 @@
-"""Looks a data set over before any work: reads all of its annotation anew and prints every problem with its file and line."""
+"""Looks data sets and this machine over before any work: reads all annotation anew and prints every problem with its file and line."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ from configs.progress import ProgressBar
 from configs.schema import PairsConfig
 from pairs.frames import FrameError, read_frame
 from precompute.datasets import Dataset, Problem, open_entry
+from precompute.datasets.text import real
+from precompute.environment import environment
+
+_LOOKED_AT = 256  # sequences a split whose first frame is read
+_WARNINGS = {
+    "subpixel": "frames with a box below one pixel; they count as invisible",
+    "corners": "frames with a box that leaves its frame as one of x1,y1,x2,y2 does; boxes are x,y,w,h: convert them",
+}
 
 
 def parser(prog: str) -> Parser:
@@ -35,23 +43,30 @@ def parser(prog: str) -> Parser:
 
 
 def main(arguments: Sequence[str], prog: str = "python -m precompute check") -> int:
-    """The command line `python -m precompute check`; 0: no problem, 1: problems."""
+    """The command line `python -m precompute check`; 0: no problem, 1: problems, 2: an entry that cannot be opened."""
     options = parser(prog).parse_args(arguments)
     if options.decode < -1 or options.most < 0:
         raise RequestError("--decode: expected -1 or more and --most: 0 or more, found less; correct them")
-    pairs = load(options.setting, options.overrides).pairs
-    reports = []
+    config = load(options.setting, options.overrides)
+    reports, refused = [], False
     for split in (options.split,) if options.split else ("train", "val"):
         for name in members(options.dataset, split):
-            entry = dataset_entry(name)
-            if options.split or split in entry:
-                reports.append(look(name, entry, split, pairs, options.decode, shown=not options.json))
+            try:
+                entry = dataset_entry(name)
+                if options.split or split in entry:
+                    reports.append(look(name, entry, split, config.pairs, options.decode, shown=not options.json))
+            # the other data sets are looked at all the same
+            except RequestError as error:
+                refused = True
+                problem = Problem("configs/datasets.yaml", 0, str(error))
+                reports.append({"dataset": name, "split": split, "problems": [problem._asdict()]})
+    machine = environment(config.cache_dir)
     if options.json:
-        print(json.dumps(reports, indent=1))
+        print(json.dumps({"data": reports, "environment": machine}, indent=1))
     else:
-        for report in reports:
-            print("\n".join(report_lines(report, options.most)))
-    return int(any(report["problems"] for report in reports))
+        lines = [line for report in reports for line in report_lines(report, options.most)]
+        print("\n".join([*lines, *environment_lines(machine)]))
+    return 2 if refused else int(any(report["problems"] for report in (*reports, machine)))
 
 
 def look(name: str, entry: dict[str, Any], split: str, pairs: PairsConfig, decode: int = 0, *, shown: bool = False) -> dict[str, Any]:
@@ -80,6 +95,8 @@ def look(name: str, entry: dict[str, Any], split: str, pairs: PairsConfig, decod
         "usable": usable,
         "frames": len(dataset.boxes),
         "visible": int(dataset.visible.sum()),
+        "subpixel": int(((dataset.boxes[:, 2:] > 0).all(axis=1) & ~real(dataset.boxes)).sum()),
+        "corners": corners(dataset),
         "content_sha256": dataset.content_hash,
         "problems": [problem._asdict() for problem in problems],
     }
@@ -87,20 +104,56 @@ def look(name: str, entry: dict[str, Any], split: str, pairs: PairsConfig, decod
 
 def report_lines(report: dict[str, Any], most: int) -> list[str]:
     """The report as lines, at most `most` problems (0: all)."""
+    problems = [Problem(**problem) for problem in report["problems"]]
+    if "sequences" not in report:
+        return [f"{report['dataset']} ({report['split']})", *(f"  {problem}" for problem in problems), _count(problems)]
     sequences, frames = report["sequences"] + report["faulty"], report["frames"]
     share = f"{100 * report['usable'] / sequences:.1f} %" if sequences else "none"
     seen = f"{100 * report['visible'] / frames:.1f} %" if frames else "none"
-    problems = [Problem(**problem) for problem in report["problems"]]
     lines = [
         f"{report['dataset']} ({report['split']}), {report['kind']} at {report['root']}",
         f"  {sequences:,} sequences, {report['usable']:,} usable ({share}), {frames:,} frames, {seen} visible",
+        *(f"  warning: {report[key]:,} {text}" for key, text in _WARNINGS.items() if report[key]),
         *(f"  {problem}" for problem in problems[: most or None]),
     ]
     hidden = len(problems) - (most or len(problems))
     if hidden > 0:
         lines.append(f"  and {hidden:,} more (--most 0 shows all)")
-    lines.append(f"  {len(problems):,} problem{'' if len(problems) == 1 else 's'}")
-    return lines
+    return [*lines, _count(problems)]
+
+
+def environment_lines(machine: dict[str, Any]) -> list[str]:
+    """What `environment` gives, as lines."""
+    problems = [Problem(**problem) for problem in machine["problems"]]
+    facts = [f"  {name}: {fact}" for name, fact in machine["facts"].items()]
+    return ["this machine", *facts, *(f"  {problem}" for problem in problems), _count(problems)]
+
+
+def _count(problems: Sequence[Problem]) -> str:
+    return f"  {len(problems):,} problem{'' if len(problems) == 1 else 's'}"
+
+
+def corners(dataset: Dataset) -> int:
+    """Frames whose boxes look like x1,y1,x2,y2 read as x,y,w,h, counted in up to `_LOOKED_AT` sequences, spread evenly.
+
+    Such a box leaves its frame though its second pair of numbers is a point in it, right of and below the first. Boxes of targets at the
+    border do so too, so a sequence counts where more than half of its visible frames are such. The first frame gives the size.
+    """
+    count = 0
+    for sequence in np.unique(np.linspace(0, len(dataset.sequences) - 1, min(_LOOKED_AT, len(dataset.sequences))).astype(int)).tolist():
+        rows = slice(dataset.offsets[sequence], dataset.offsets[sequence + 1])
+        x, y, w, h = dataset.boxes[rows][dataset.visible[rows]].T
+        ordered = (w > x) & (h > y)
+        # most sequences are out without a look at a frame
+        if 2 * ordered.sum() <= len(x):
+            continue
+        try:
+            height, width = read_frame(dataset.frame_path(sequence, 0)).shape[:2]
+        except FrameError:
+            continue
+        leaving = ordered & (w <= width) & (h <= height) & ((x + w > width + 1) | (y + h > height + 1))
+        count += int(leaving.sum()) if 2 * leaving.sum() > len(x) else 0
+    return count
 
 
 def _unreadable(dataset: Dataset, decode: int, shown: bool) -> list[Problem]:

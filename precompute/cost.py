@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
-from cache import Cache, Unit
+from cache import Cache, PairSetSpec, TargetSpec, Unit
 from configs.errors import RequestError
+from configs.machine import free_bytes
 from configs.schema import Config
 from configs.units import size_text
 from precompute.crop_writer import CropWriter
@@ -19,43 +21,63 @@ SAMPLE = 16
 MARGIN = 1.05
 
 
-def estimate(cache: Cache, writer: CropWriter, targets: Mapping[str, Unit]) -> str:
-    """One line with the bytes a pair of what is missing, the total still to be written and the free space.
+@dataclass(frozen=True)
+class Need:
+    """What one unit of a cache lacks."""
 
-    RequestError: the disk cannot hold it.
-    """
-    items: list[str] = []
-    total, less = 0.0, ""
-    if pairs := _lacking(cache, cache.pairs):
-        _, crops = writer.cut(0, min(SAMPLE, cache.count))
-        each = sum(len(crop.ref) + len(crop.test) for crop in crops) / len(crops) + cache.pairs.spec.pair_bytes
-        items.append(f"crops {each:,.0f}")
-        total += pairs * each
-    for name, unit in targets.items():
-        if pairs := _lacking(cache, unit):
-            # what a compressed target takes is known once it is written: the room it may need is all of it
-            bound = "<= " if any(array.compress for array in unit.arrays.values()) else ""
-            items.append(f"{name} {bound}{unit.spec.pair_bytes:,}")
-            total += pairs * unit.spec.pair_bytes
-            less = less or bound
-    free = free_bytes(cache.path.parent)
-    if total * MARGIN > free:
+    name: str
+    pairs: int
+    each: float
+    """bytes a pair"""
+    bound: str = ""
+    """"<= " where that is the most it may take: what a compressed target takes is known once it is written"""
+
+
+def crops_needed(cache: Cache | None, spec: PairSetSpec, writer: CropWriter) -> Need:
+    """Of a pair set, from a sample that is really cut (which ends the writer); cache: None where there is none yet."""
+    pairs = _lacking(cache, cache.pairs if cache is not None else None, spec.count)
+    with closing(writer):
+        crops = writer.cut(0, min(SAMPLE, spec.count))[1] if pairs else []
+    stored = sum(len(crop.ref) + len(crop.test) for crop in crops) / max(1, len(crops))
+    return Need("crops", pairs, stored + sum(array.row_bytes for array in spec.arrays))
+
+
+def targets_needed(cache: Cache | None, count: int, teacher: str, specs: Iterable[TargetSpec]) -> list[Need]:
+    """Of the targets of one teacher."""
+    needs = []
+    for spec in specs:
+        unit = cache.target(teacher, spec.name) if cache is not None else None
+        bound = "<= " if any(array.compress for array in spec.arrays) else ""
+        needs.append(Need(spec.name, _lacking(cache, unit, count), spec.pair_bytes, bound))
+    return needs
+
+
+def total(needs: Iterable[Need]) -> float:
+    """Bytes still to be written, with a margin."""
+    return MARGIN * sum(need.pairs * need.each for need in needs)
+
+
+def require_room(folder: Path, needs: Iterable[Need]) -> None:
+    """RequestError: the disk cannot hold all of it."""
+    wanted, free = total(needs), free_bytes(folder)
+    if wanted > free:
         raise RequestError(
-            f"disk: expected room for {size_text(total * MARGIN)} below {cache.path.parent}, found {size_text(free)} free;"
+            f"disk: expected room for {size_text(wanted)} below {folder}, found {size_text(free)} free;"
             " ask for fewer pairs (PAIRS=...), give CACHE_DIR another disk, or free some space"
         )
-    return f"bytes a pair: {' + '.join(items)}; still to write {less}{size_text(total * MARGIN)}, free {size_text(free)}"
 
 
-def _lacking(cache: Cache, unit: Unit) -> int:
-    """Pairs that a unit lacks."""
-    return sum(stop - start for start, stop in map(cache.bounds, unit.missing()))
+def estimate(folder: Path, needs: Sequence[Need]) -> str:
+    """One line with the bytes a pair of what is missing, the total still to be written and the free space."""
+    missing = [need for need in needs if need.pairs]
+    items = " + ".join(f"{need.name} {need.bound}{need.each:,.0f}" for need in missing)
+    less = next((need.bound for need in missing if need.bound), "")
+    return f"bytes a pair: {items}; still to write {less}{size_text(total(needs))}, free {size_text(free_bytes(folder))}"
 
 
-def free_bytes(folder: Path) -> int:
-    """Free space where `folder` is or will be."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(existing).free
+def _lacking(cache: Cache | None, unit: Unit | None, count: int) -> int:
+    """Pairs that a unit of a cache lacks; all where there is none."""
+    return count if cache is None or unit is None else sum(stop - start for start, stop in map(cache.bounds, unit.missing()))
 
 
 def break_even(config: Config, measured: Measured) -> str | None:

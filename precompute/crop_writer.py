@@ -43,19 +43,19 @@ class CropWriter:
     OpenCV lets go of the interpreter while it reads, resizes and encodes, so threads are enough.
     """
 
-    def __init__(self, cache: Cache, dataset: Dataset, pairs: PairsConfig, threads: int) -> None:
-        self.cache, self.dataset, self.pairs = cache, dataset, pairs
+    def __init__(self, dataset: Dataset, pairs: PairsConfig, threads: int) -> None:
+        self.dataset, self.pairs = dataset, pairs
         self.training = dataset.split == "train"
         self.faults: Counter[str] = Counter()
         """message of an unusable frame -> pairs that were drawn anew because of it"""
         self._pool = ThreadPoolExecutor(threads, "crops")
         self._ahead = ThreadPoolExecutor(1, "parts")
 
-    def parts(self, numbers: list[int]) -> Iterator[PartCrops]:
-        """These parts, in order; while the caller works on one, the next is made."""
+    def parts(self, cache: Cache, numbers: list[int]) -> Iterator[PartCrops]:
+        """These parts of a cache, in order; while the caller works on one, the next is made."""
         future = None
         for number in [*numbers, None]:
-            following = None if number is None else self._ahead.submit(self._make, number)
+            following = None if number is None else self._ahead.submit(self._make, cache, number)
             if future is not None:
                 yield future.result()
             future = following
@@ -65,15 +65,15 @@ class CropWriter:
         self._ahead.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
-    def _make(self, part: int) -> PartCrops:
-        start, stop = self.cache.bounds(part)
-        if self.cache.pairs.published(part):
-            ref, test = self.cache.read_crops(start, stop)
-            return PartCrops(part, self.cache.pairs.read(start, stop), ref, test)
+    def _make(self, cache: Cache, part: int) -> PartCrops:
+        start, stop = cache.bounds(part)
+        if cache.pairs.published(part):
+            ref, test = cache.read_crops(start, stop)
+            return PartCrops(part, cache.pairs.read(start, stop), ref, test)
         drawn, crops = self.cut(start, stop)
-        drawn_names = [name for name in self.cache.pairs.arrays if name != "crop_region"]
+        drawn_names = [name for name in cache.pairs.arrays if name != "crop_region"]
         rows = {name: getattr(drawn, name) for name in drawn_names} | {"crop_region": np.stack([crop.region for crop in crops])}
-        self.cache.pairs.write(part, rows, crops=[(crop.ref, crop.test) for crop in crops])
+        cache.pairs.write(part, rows, crops=[(crop.ref, crop.test) for crop in crops])
         ref, test = ([np.frombuffer(getattr(crop, image), np.uint8) for crop in crops] for image in ("ref", "test"))
         return PartCrops(part, rows, ref, test)
 

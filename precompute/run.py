@@ -1,17 +1,18 @@
-"""One cache from a configuration: checked, created, filled, reported."""
+"""Caches from a configuration: all of them checked before the first is created, then filled and reported one by one."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cache import Cache, PairSetSpec, Unit
+from cache import Cache, PairSetSpec, Unit, require
 from configs import Config, RequestError, dataset_entry
 from configs.arrays import TargetSpec
 from configs.catalog import members
@@ -19,6 +20,7 @@ from configs.files import fingerprint
 from configs.machine import processors
 from kdlosses import TARGETS, LiveTeacher, build_objectives, needed_targets, sizes_of, target_spec
 from models import TeacherSpec, choose_teacher, pick_device
+from pairs.decode import decoder_name
 from pairs.identity import pair_identity
 from pairs.replay import crop_bytes_bound, pair_arrays
 from precompute import cost
@@ -51,49 +53,93 @@ class Request:
         return self.share or (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
+@dataclass(frozen=True)
+class Job:
+    """One cache to fill, checked."""
+
+    dataset: Dataset
+    path: Path
+    spec: PairSetSpec
+    needs: list[cost.Need]
+    """of the pair set, then of every target"""
+
+
 def make_caches(request: Request) -> None:
-    """Fills the caches of all data sets and splits; prints `cache: PATH` for each, last, on rank 0."""
+    """Fills the caches of all data sets and splits; prints `cache: PATH` for each that was filled, last, on rank 0.
+
+    Whatever can be refused is refused before the first cache is created. What was filled is printed even where a later one fails.
+    """
     rank, world = request.rank_and_world
     named = {split: members(request.datasets, split) for split in request.splits}
     everything = dict.fromkeys(name for names in named.values() for name in names)
-    caches = [make(request, name, split) for name in everything for split, names in named.items() if name in names]
-    if world > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
-        _wait_for_all()
-    if rank == 0:
-        print("\n".join(f"cache: {cache.path}" for cache in caches))
-
-
-def make(request: Request, name: str, split: str) -> Cache:
-    """Fills the cache of one data set and split."""
-    config = request.config
-    dataset = open_usable(config, name, split)
-    wanted = wanted_targets(config, request.targets)
-    teacher = choose_teacher(config.teacher) if wanted and config.teacher is not None else None
-    if teacher is not None and teacher.note:
-        print(teacher.note, file=sys.stderr)
-    specs = [target_spec(target, sizes_of(config, teacher)) for target in wanted] if teacher else []
-    cache = create(config, dataset)
-    device = pick_device(request.device, "--device")
-    # a teacher of another network is refused before anything is written
-    live = LiveTeacher(teacher.load(device), teacher.feature_bits) if teacher else None
-    targets = {spec.name: _add(cache, teacher, spec) for spec in specs} if teacher else {}
-    rank, world = request.rank_and_world
-    lacking = {part for unit in (cache.pairs, *targets.values()) for part in unit.missing()}
-    parts = sorted(lacking)[rank::world]
-    threads = request.threads or processors()
-    writer = CropWriter(cache, dataset, config.pairs, threads)
+    maker = CacheMaker(request)
+    jobs = [maker.job(name, split) for name in everything for split, names in named.items() if name in names]
+    cost.require_room(Path(request.config.cache_dir), [need for job in jobs for need in job.needs])
+    filled: list[Path] = []
     try:
-        if rank == 0:
-            done = cache.parts - len(lacking)
-            print(f"{cache.path}: {cache.count:,} pairs of {len(dataset.sequences):,} sequences, {done} of {cache.parts} parts done")
-        if parts:
-            print(cost.estimate(cache, writer, targets), flush=True)
-            batch = teacher.batch if teacher else 1
-            work = Work(cache, config.pairs, parts, targets, batch, device, config.train.feed, threads, shown=rank == 0)
-            report(config, cache, fill(work, writer, live), teacher, list(targets))
+        for job in jobs:
+            maker.fill(job)
+            filled.append(job.path)
+        if world > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+            _wait_for_all()
     finally:
-        writer.close()
-    return cache
+        if rank == 0 and filled:
+            print("\n".join(f"cache: {path}" for path in filled), flush=True)
+
+
+class CacheMaker:
+    """What fills the caches of one command: the teacher and the targets are the same for all of them."""
+
+    def __init__(self, request: Request) -> None:
+        """RequestError for a device, targets or a teacher that cannot be had."""
+        self.config, (self.rank, self.world) = request.config, request.rank_and_world
+        self.threads = request.threads or processors()
+        self.device = pick_device(request.device, "--device")
+        wanted, section = wanted_targets(self.config, request.targets), self.config.teacher
+        self.teacher = choose_teacher(section) if wanted and section is not None else None
+        self.specs: list[TargetSpec] = []
+        self.live: LiveTeacher | None = None
+        if self.teacher is not None:
+            decoder_name(self.config.train.feed, self.device)
+            self.specs = [target_spec(target, sizes_of(self.config, self.teacher)) for target in wanted]
+            self.live = LiveTeacher(self.teacher.load(self.device), self.teacher.feature_bits)
+            if self.teacher.note and self.rank == 0:
+                print(self.teacher.note, file=sys.stderr)
+
+    def job(self, name: str, split: str) -> Job:
+        """The cache of a data set and split; creates nothing. RequestError: unusable data, or another teacher's targets in the cache."""
+        dataset = open_usable(self.config, name, split)
+        path, spec = pair_set(self.config, dataset)
+        there = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+        cache = Cache.create(path, spec, remedy=_remedy(path)) if there else None
+        needs = [cost.crops_needed(cache, spec, CropWriter(dataset, self.config.pairs, self.threads))]
+        if self.teacher is not None:
+            if cache is not None:
+                _refuse_others(cache, self.teacher, self.specs)
+            needs += cost.targets_needed(cache, spec.count, self.teacher.name, self.specs)
+        return Job(dataset, path, spec, needs)
+
+    def fill(self, job: Job) -> None:
+        """Creates the cache where there is none, and makes this process' share of what it lacks."""
+        config, teacher = self.config, self.teacher
+        cache = Cache.create(job.path, job.spec, remedy=_remedy(job.path))
+        targets = {spec.name: _add(cache, teacher, spec) for spec in self.specs} if teacher else {}
+        lacking = {part for unit in (cache.pairs, *targets.values()) for part in unit.missing()}
+        parts = sorted(lacking)[self.rank :: self.world]
+        if self.rank == 0:
+            done = cache.parts - len(lacking)
+            print(f"{cache.path}: {cache.count:,} pairs of {len(job.dataset.sequences):,} sequences, {done} of {cache.parts} parts done")
+        if not parts:
+            return
+        print(cost.estimate(job.path.parent, job.needs), flush=True)
+        batch = teacher.batch if teacher else 1
+        work = Work(cache, config.pairs, parts, targets, batch, self.device, config.train.feed, self.threads, shown=self.rank == 0)
+        with closing(CropWriter(job.dataset, config.pairs, self.threads)) as writer:
+            measured = fill(work, writer, self.live)
+        report(config, cache, measured, teacher, list(targets))
+        # a validation cache is no teacher's work that training is spared
+        if job.dataset.split == "train" and (line := cost.break_even(config, measured)):
+            print(line)
 
 
 def open_usable(config: Config, name: str, split: str) -> Dataset:
@@ -107,20 +153,16 @@ def open_usable(config: Config, name: str, split: str) -> Dataset:
     return dataset
 
 
-def create(config: Config, dataset: Dataset) -> Cache:
-    """The cache of this pair set, made empty if there is none."""
+def pair_set(config: Config, dataset: Dataset) -> tuple[Path, PairSetSpec]:
+    """Where the cache of a pair set lies, and what it is."""
     identity = pair_identity(config.pairs, dataset.name, dataset.split) | {"content_sha256": dataset.content_hash}
     path = Path(config.cache_dir) / f"{dataset.name}-{dataset.split}-{fingerprint(identity)[:10]}"
-    spec = PairSetSpec(
-        identity,
-        identity["count"],
-        pair_arrays(config.pairs),
-        crop_bytes_bound(config.pairs),
-        part=PART,
-        chunk=CHUNK,
-        metadata={"sequences": dataset.sequences},
-    )
-    return Cache.create(path, spec, remedy=f"remove {path} and run `make cache` again")
+    arrays, bound = pair_arrays(config.pairs), crop_bytes_bound(config.pairs)
+    return path, PairSetSpec(identity, identity["count"], arrays, bound, PART, CHUNK, {"sequences": dataset.sequences})
+
+
+def _remedy(path: Path) -> str:
+    return f"remove {path} and run `make cache` again"
 
 
 def wanted_targets(config: Config, asked: str | None) -> tuple[str, ...]:
@@ -131,15 +173,31 @@ def wanted_targets(config: Config, asked: str | None) -> tuple[str, ...]:
         raise RequestError(f"--targets: expected a setting with a teacher, found {config.setting} without; choose another SETTING")
     if asked is None:
         return needed_targets(build_objectives(config, config.teacher.architecture))
-    return tuple(TARGETS) if asked == "all" else tuple(asked.split())
+    if not (names := tuple(dict.fromkeys(asked.split()))):
+        raise RequestError(f"--targets: expected all, none or some of {', '.join(TARGETS)}, found no name; give one")
+    return tuple(TARGETS) if asked == "all" else names
 
 
 def _add(cache: Cache, teacher: TeacherSpec, spec: TargetSpec) -> Unit:
-    remedy = (
+    return cache.add_target(teacher.name, teacher.identity(), spec, remedy=_drop(cache, teacher, spec))
+
+
+def _refuse_others(cache: Cache, teacher: TeacherSpec, specs: Sequence[TargetSpec]) -> None:
+    """RequestError where the cache holds, under the names of this teacher and its targets, those of another."""
+    for spec in specs:
+        remedy, held = _drop(cache, teacher, spec), cache.teachers().get(teacher.name)
+        if held is not None:
+            require(held, teacher.identity(), what=f"{cache.path}: teacher {teacher.name}", remedy=remedy)
+        if (unit := cache.target(teacher.name, spec.name)) is not None:
+            require(unit.identity, spec.identity, what=f"{cache.path}: {unit.path}", remedy=remedy)
+
+
+def _drop(cache: Cache, teacher: TeacherSpec, spec: TargetSpec) -> str:
+    """What to do about targets of another teacher."""
+    return (
         "give this teacher a name of its own (teacher.name=...) or drop the old one:"
         f" python -m cache gc {cache.path} --teacher {teacher.name} (of it only this target: --target {teacher.name}/{spec.name})"
     )
-    return cache.add_target(teacher.name, teacher.identity(), spec, remedy=remedy)
 
 
 def report(config: Config, cache: Cache, measured: Measured, teacher: TeacherSpec | None, targets: Sequence[str]) -> None:
@@ -169,8 +227,6 @@ def report(config: Config, cache: Cache, measured: Measured, teacher: TeacherSpe
         "torch": torch.__version__,
     }
     cache.add_history(record | _rounding(measured, teacher))
-    if line := cost.break_even(config, measured):
-        print(line)
 
 
 def _rounding(measured: Measured, teacher: TeacherSpec | None) -> dict[str, Any]:

@@ -82,10 +82,10 @@ def fill(work: Work, writer: CropWriter, teacher: LiveTeacher | None) -> Measure
     measured.pairs = sum(stop - start for start, stop in map(work.cache.bounds, work.parts))
     with ProgressBar(f"cache {work.cache.path.name}", measured.pairs, "pair", shown=work.shown) as progress:
         if teacher is None:
-            for part in writer.parts(work.parts):
+            for part in writer.parts(work.cache, work.parts):
                 progress.add(len(part))
         else:
-            TargetWriter(work, teacher, measured).run(writer.parts(work.parts), progress)
+            TargetWriter(work, teacher, measured).run(writer.parts(work.cache, work.parts), progress)
     measured.seconds = time.perf_counter() - began
     measured.faults = dict(writer.faults)
     return measured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,25 +18,40 @@ def main(arguments: Sequence[str], prog: str = "python -m train") -> int:
     """The command line; see `python -m train --help`."""
     options = parser(prog).parse_args(arguments)
     if options.command == "report":
+        from train.reports.run_folder import read_run
+
+        for folder in options.runs:
+            read_run(folder)
         from train.reports.report import report  # matplotlib takes a second to import
 
         print(f"report: {report(options.runs, options.out)}")
     elif options.command == "study":
-        from train.reports.study import parse_seeds, study
-
         _alone("study")
         seeds = parse_seeds(options.seeds)
+        for setting in options.settings:
+            configs.load(setting, options.overrides)
+        from train.reports.study import study  # brings torch: only once the request is understood
+
         print(f"report: {study(options.settings, seeds, options.out, options.overrides, options.epochs, options.batches)}")
     else:
-        import train.run  # so does torch
+        config = configs.load(options.setting, options.overrides)
+        import train.run  # brings torch
 
-        train.run.run(configs.load(options.setting, options.overrides))
+        train.run.run(config)
     return 0
 
 
 def _alone(command: str) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise RequestError(f"{command}: expected one process, found torchrun's {os.environ['WORLD_SIZE']}; run it without torchrun")
+
+
+def parse_seeds(words: Sequence[str]) -> list[int]:
+    """`0,1,2` or `0 1 2`."""
+    seeds = [word for text in words for word in re.split(r"[,\s]+", text) if word]
+    if not seeds or not all(seed.isdecimal() for seed in seeds):
+        raise RequestError(f"--seeds: expected whole numbers such as 0,1,2, found '{' '.join(words)}'; correct them")
+    return [int(seed) for seed in seeds]
 
 
 def parser(prog: str) -> Parser:

@@ -9,12 +9,14 @@ correlation: Pearson's, of predicted with true IoU over all proposals (DRNet: of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from configs import RunError
 from kdlosses.labels import label
 from pairs.batch import Boxes
 from pairs.boxes import box_iou
@@ -114,10 +116,24 @@ class Validation:
         return numbers
 
 
+def require_finite(epoch: int, result: dict[str, Any]) -> None:
+    """RunError naming what of a validation is not finite (a correlation may be none, where nothing varies)."""
+    bad = [f"{name} = {value}" for name, value in {**result["terms"], "iou_error": result["iou_error"]}.items() if not math.isfinite(value)]
+    if bad:
+        raise RunError(
+            f"validation after epoch {epoch}: expected finite numbers, found {', '.join(bad)};"
+            " lower train.lr or the weight of that loss and start a run of another train.name"
+        )
+
+
 def summary(epoch: int, result: dict[str, Any]) -> str:
     """A validation in one line."""
     line = f"validation after epoch {epoch}: loss {result['loss']:.4g}, IoU error {result['iou_error']:.4f},"
-    line += f" correlation {result['correlation']:.3f}"
+    line += f" correlation {_shown(result['correlation'])}"
     if "teacher_iou_error" in result:
-        line += f" (teacher: {result['teacher_iou_error']:.4f}, {result['teacher_correlation']:.3f})"
+        line += f" (teacher: {result['teacher_iou_error']:.4f}, {_shown(result['teacher_correlation'])})"
     return line
+
+
+def _shown(correlation: float) -> str:
+    return f"{correlation:.3f}" if math.isfinite(correlation) else "-"

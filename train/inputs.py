@@ -12,6 +12,7 @@ import torch
 import configs
 import models
 from cache import Cache, diff, find, open_below
+from cache.locate import has_pairs
 from configs import Config, RequestError
 from configs.schema import TeacherConfig
 from kdlosses import TARGETS, Objective, Sizes, needed_targets, sizes_of, target_spec
@@ -75,8 +76,8 @@ def other_sizes(config: Config) -> str | None:
 
 
 def _fitting(config: Config, caches: Sequence[Cache]) -> set[str]:
-    """The data sets of those caches that are training pair sets of this configuration, whatever their count."""
-    named = [(str(cache.identity.get("dataset")), cache.identity) for cache in caches]
+    """The data sets of those caches that are training pair sets of this configuration, begun and of whatever count."""
+    named = [(str(cache.identity.get("dataset")), cache.identity) for cache in caches if has_pairs(cache)]
     return {name for name, identity in named if not diff(identity, pair_identity(config.pairs, name, "train"), ignore=(*UNSTATED, "count"))}
 
 
@@ -141,8 +142,10 @@ def find_teacher(config: Config, *caches: Cache) -> TeacherSpec:
 
 
 def _stand_in(section: TeacherConfig, caches: Sequence[Cache]) -> TeacherSpec | None:
-    """The bundled demo teacher, where the caches know nothing of the wanted teacher but hold that one's numbers."""
-    if any(section.architecture in cache.teachers() for cache in caches) or not models.DEMO_TEACHER.is_file():
+    """The bundled demo teacher, where the caches know nothing of the wanted teacher but hold that one's numbers, as many a proposal."""
+    wanted, of_demo = (models.ARCHITECTURES[name].numbers for name in (section.architecture, models.DEMO_TEACHER.stem))
+    known = any(section.architecture in cache.teachers() for cache in caches)
+    if wanted != of_demo or known or not models.DEMO_TEACHER.is_file():
         return None
     digests = [cache.teachers().get(models.DEMO_TEACHER.stem, {}).get("weights_sha256") for cache in caches]
     demo = demo_teacher(section) if any(digests) else None

@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -38,35 +38,39 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """Writes the record of one run; on other ranks than 0 every call does nothing.
+    """Writes the record of one run, from `begin` on; on other ranks than 0 every call does nothing.
 
     Args:
         folder: the run's folder.
         step: the step that the run goes on from; later lines of an earlier attempt are dropped, so that a resumed
             run's metrics equal those of an uninterrupted one.
         writes: whether this process is the one that writes (rank 0).
-        tensorboard: whether to write TensorBoard events as well.
     """
 
-    def __init__(self, folder: Path, step: int, writes: bool = True, tensorboard: bool = True) -> None:
-        self.folder, self.writes = folder, writes
+    def __init__(self, folder: Path, step: int, writes: bool = True) -> None:
+        self.folder, self.step, self.writes = folder, step, writes
         self._bar: tqdm[Any] | None = None
         self._spoke = -math.inf
         self._events: Any = None
-        if not writes:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = [record for record in read_metrics(folder) if record["step"] <= step] if step else []
-        write_atomic(folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
-        self._metrics = open(folder / METRICS, "a")  # noqa: SIM115 - lives as long as the run
+        self._metrics: IO[str] | None = None
+
+    def begin(self, tensorboard: bool = True) -> RunLog:
+        """Makes the folder and opens the record, with TensorBoard events beside it if wanted."""
+        if not self.writes:
+            return self
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = [record for record in read_metrics(self.folder) if record["step"] <= self.step] if self.step else []
+        write_atomic(self.folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+        self._metrics = open(self.folder / METRICS, "a")  # noqa: SIM115 - lives as long as the run
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # costs seconds to import, and only runs need it
 
-            self._events = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+            self._events = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.step else None)
+        return self
 
     def record(self, kind: str, step: int, epoch: int, **values: Any) -> None:
         """Appends one line to metrics.jsonl and the numbers of it to TensorBoard; NaN is written as null."""
-        if not self.writes:
+        if self._metrics is None:
             return
         record = {"kind": kind, "step": step, "epoch": epoch, **_plain(values)}
         self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
@@ -116,7 +120,7 @@ class RunLog:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        if self.writes:
+        if self._metrics is not None:
             self._metrics.close()
         if self._events is not None:
             self._events.close()

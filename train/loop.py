@@ -18,13 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 from torch.optim.lr_scheduler import StepLR
 
-from configs import Config, PhaseConfig, RequestError, RunError
+from configs import Config, PhaseConfig, RunError
 from kdlosses import LiveTeacher, Objective
 from pairs.batch import Batch
 from train import checkpoint
 from train.checkpoint import Position
 from train.data.feed import Feed
-from train.evaluate import Validation, summary
+from train.evaluate import Validation, require_finite, summary
 from train.inputs import Inputs
 from train.log import RunLog
 from train.plan import Origin, Plan
@@ -95,10 +95,7 @@ class PhaseLoop:
         self.phase: PhaseConfig = self.config.phases_or_one()[number]
         students.freeze(self.phase.freeze)
         self.objective = setup.objectives[number].to(self.device)
-        groups = parameter_groups(students, self.objective, self.config)
-        if not groups:
-            raise RequestError("freeze: expected parameters left to train, found backbone and head frozen; free one of them")
-        self.optimizer = Adam(groups, fused=self.device.type == "cuda")
+        self.optimizer = Adam(parameter_groups(students, self.objective, self.config), fused=self.device.type == "cuda")
         self.scheduler = StepLR(self.optimizer, self.config.train.lr_step, self.config.train.gamma)
         self.step = Step(students, self.objective, self.config.train.precision, self.device)
         self.model: nn.Module = self.step
@@ -222,3 +219,4 @@ class PhaseLoop:
         result = validation.result()
         log.record("val", position.step, position.epoch, **result)
         log.say(summary(position.epoch, result))
+        require_finite(position.epoch, result)

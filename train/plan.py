@@ -139,7 +139,7 @@ def _cached_or_online(
     missing = {target: reason for target in targets if target not in online and (reason := held.get(target, ABSENT))}
     if missing and (config.train.teacher == "cached" or weights is None):
         reasons = "; ".join(f"{target}: {reason}" for target, reason in missing.items())
-        other = "" if weights is not None else " (with the TEACHER=FILE that the cache was made with)"
+        other = "" if weights is not None else " (with TEACHER=FILE, its weights)"
         if config.train.teacher != "cached":
             other += ", or give the teacher's weights with teacher.weights=FILE to compute it online"
         name = (config.teacher.name or config.teacher.architecture) if config.teacher is not None else "(none)"

@@ -2,13 +2,13 @@
 
 The folder holds config.yaml (resolved), metrics.jsonl (see train.log), TensorBoard events, pictures/, checkpoint.pt and, once the
 run has finished, student.safetensors (of two students second_student.safetensors as well) and result.json. The same command again goes
-on from the checkpoint, or says that the run has finished.
+on from the checkpoint, or says that the run has finished; with more train.epochs it lengthens the run (what may change: `train.moves`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +18,11 @@ import torch
 
 import configs
 import models
-from cache.identity import flatten
 from configs import Config, RequestError
 from configs.files import write_atomic
 from configs.machine import processors
 from kdlosses import LiveTeacher, Objective, build_objectives
+from pairs.decode import decoder_name
 from train import checkpoint
 from train.check import check_cache, decoder_note
 from train.checkpoint import Position
@@ -31,12 +31,10 @@ from train.data.order import InOrder, Order
 from train.inputs import Inputs, adopt_projection, held, open_inputs, resolve_dataset
 from train.log import RunLog
 from train.loop import PhaseLoop, Setup
+from train.moves import go_on, refuse_other, refuse_other_inputs
 from train.plan import Plan, make_plan
 from train.reports import run_folder
 from train.students import Students, build_students
-
-# What may differ between the beginning and the rest of a run: none of it is meant to change a number.
-MOVABLE = ("doc", "cache_dir", "run_dir", "train.device", "train.feed", "train.feed_threads", "train.check_pairs", "train.pictures")
 
 
 def run(config: Config) -> Path:
@@ -50,13 +48,15 @@ def run(config: Config) -> Path:
     """
     config = resolve_dataset(config)
     folder = run_folder.folder_of(config)
-    _refuse_other(config, folder)
-    if (folder / run_folder.RESULT).is_file():
+    before = configs.read(folder / run_folder.CONFIG) if (folder / run_folder.CONFIG).is_file() else None
+    refuse_other(before, config, folder)
+    result = run_folder.result_of(folder)
+    if result is not None and result["steps"] == run_folder.budget(config)[0]:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"{folder}: this run has finished; another train.name, or deleting the folder, starts it anew\nrun: {folder}")
         return folder
     with processes(config) as (device, rank, world):
-        _train(config, folder, device, rank, world)
+        _train(config, before, folder, (device, rank, world))
     if rank == 0:
         print(f"run: {folder}")
     return folder
@@ -70,9 +70,11 @@ def processes(config: Config) -> Iterator[tuple[torch.device, int, int]]:
         RequestError: an unknown device, none of that kind, or a batch that the processes cannot share.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = models.pick_device(config.train.device)
-    if config.train.batch % world:
-        raise RequestError(f"train.batch: expected a multiple of {world} processes, found {config.train.batch}; change train.batch or GPUS")
+    device, batch = models.pick_device(config.train.device), config.train.batch
+    if batch % world:
+        raise RequestError(f"train.batch: expected a multiple of {world} processes, found {batch}; change train.batch or GPUS")
+    if batch < 2 * world and not all("head" in phase.freeze for phase in config.phases_or_one()):
+        raise RequestError(f"train.batch: expected 2 pairs for each of {world} processes (the head's BatchNorm), found {batch}; raise it")
     if device.type == "cuda":
         torch.cuda.set_device(device)
         # all shapes are fixed, so trying kernels once pays
@@ -105,17 +107,21 @@ def _with_weights(config: Config, inputs: Inputs) -> Config:
     return config.model_copy(update={"teacher": config.teacher.model_copy(update={"weights": str(teacher.weights)})})
 
 
-def _train(config: Config, folder: Path, device: torch.device, rank: int, world: int) -> None:
+def _train(config: Config, before: Config | None, folder: Path, place: tuple[torch.device, int, int]) -> None:
+    """The run, on (device, rank, number of processes); before: the configuration that the folder holds."""
+    device, rank, world = place
     inputs, objectives, plan = prepare(config)
     loaded = checkpoint.load(folder / checkpoint.FILE)
+    if loaded is None and run_folder.result_of(folder) is not None:
+        raise RequestError(f"{folder}: expected {checkpoint.FILE} of the finished run to go on from, found none; begin another train.name")
     position, state = loaded if loaded is not None else (Position(inputs=inputs.identity()), None)
-    _refuse_other_inputs(position, inputs, folder)
+    refuse_other_inputs(position, inputs.identity(), folder)
+    changed = go_on(position, before, config, folder) if before is not None else []
     log = RunLog(folder, position.step, writes=rank == 0)
     setup = Setup(config, device, rank, world, inputs, plan, objectives, None, folder, log)
     try:
-        if rank == 0:
-            write_atomic(folder / run_folder.CONFIG, configs.dump(config))
-        _announce(setup, position)
+        _announce(setup, position, changed)
+        decoder_name(config.train.feed, device)
         for objective, origin in zip(objectives, plan.train, strict=True):
             adopt_projection(objective, inputs.train[0], inputs.teacher, origin.cached)
         # building networks draws random numbers; the run's own are drawn later, from its seed
@@ -123,6 +129,11 @@ def _train(config: Config, folder: Path, device: torch.device, rank: int, world:
         _check_caches(setup, position, teacher)
         setup.teacher = teacher if plan.needs_teacher else None
         students = _students(setup, state)
+        # what can be refused has been: only now the folder becomes that of this configuration
+        log.begin()
+        if rank == 0:
+            write_atomic(folder / run_folder.CONFIG, configs.dump(config))
+            (folder / run_folder.RESULT).unlink(missing_ok=True)
         for number in range(position.phase, len(plan.train)):
             phase = PhaseLoop(setup, students, number, position)
             if state is not None and position.phase_epoch > 0:
@@ -137,7 +148,7 @@ def _train(config: Config, folder: Path, device: torch.device, rank: int, world:
         log.close()
 
 
-def _announce(setup: Setup, position: Position) -> None:
+def _announce(setup: Setup, position: Position, changed: Sequence[str]) -> None:
     """Says what the run will do."""
     config, inputs, log = setup.config, setup.inputs, setup.log
     steps, pairs = run_folder.budget(config)
@@ -149,7 +160,7 @@ def _announce(setup: Setup, position: Position) -> None:
     if inputs.teacher is not None and inputs.teacher.note:
         log.say(inputs.teacher.note)
     if position.step:
-        log.say(f"goes on after epoch {position.epoch} (step {position.step:,})")
+        log.say(f"goes on after epoch {position.epoch} (step {position.step:,}){''.join(f'; {line}' for line in changed)}")
 
 
 def _load_teacher(setup: Setup, position: Position) -> LiveTeacher | None:
@@ -180,7 +191,7 @@ def _check_caches(setup: Setup, position: Position, teacher: LiveTeacher | None)
 
 def _students(setup: Setup, state: dict[str, Any] | None) -> Students:
     """The students on the device, as the seed or a checkpoint makes them."""
-    students, notes = build_students(setup.config)
+    students, notes = build_students(setup.config, anew=state is None)
     for note in notes:
         setup.log.say(note)
     if state is not None:
@@ -265,32 +276,3 @@ def _finish(setup: Setup, students: Students, position: Position) -> None:
         "after": run.after,
     }
     run_folder.write_result(folder, result)
-
-
-def _refuse_other(config: Config, folder: Path) -> None:
-    """RequestError where the folder holds a run of another configuration."""
-    path = folder / run_folder.CONFIG
-    if not path.is_file():
-        return
-    there, here = (flatten(config.model_dump(mode="json")) for config in (configs.read(path), config))
-    changed = [
-        f"{key}: there {there.get(key)!r}, wanted {here.get(key)!r}"
-        for key in sorted({*there, *here})
-        if there.get(key) != here.get(key) and key not in MOVABLE
-    ]
-    if changed:
-        raise RequestError(
-            f"{folder}: expected a run of this configuration, found another's ({'; '.join(changed)});"
-            f" give this run a name of its own with train.name=NAME, or delete {folder}"
-        )
-
-
-def _refuse_other_inputs(position: Position, inputs: Inputs, folder: Path) -> None:
-    """RequestError where a run would go on from other caches or another teacher than it began with."""
-    began, now = position.inputs, inputs.identity()
-    changed = [f"{key}: there {began.get(key)}, found {now[key]}" for key in now if began.get(key) != now[key]]
-    if changed:
-        raise RequestError(
-            f"{folder}: expected the caches and the teacher that the run began with, found others ({'; '.join(changed)});"
-            f" give this run a name of its own with train.name=NAME, or delete {folder}"
-        )

@@ -54,14 +54,17 @@ class Step(nn.Module):
         return terms, tuple(output.prediction.detach().float() for output in outputs)
 
 
-def build_students(config: Config) -> tuple[Students, list[str]]:
-    """The students of a configuration on the CPU, the same for the same train.seed, and lines on the weights they start from."""
+def build_students(config: Config, anew: bool = True) -> tuple[Students, list[str]]:
+    """The students of a configuration on the CPU, the same for the same train.seed, and lines on the weights they start from.
+
+    anew: False where a checkpoint gives their weights, so that the files they started from need not be there.
+    """
     torch.manual_seed(config.train.seed)
     trackers, notes = [], []
     for section in (config.student, config.second_student):
         if section is not None:
             tracker = models.build(section.architecture)
-            if section.weights is not None:
+            if anew and section.weights is not None:
                 notes.append(f"{section.architecture} starts from {models.start_from(tracker, section.weights)}")
             trackers.append(tracker)
     return Students(trackers), notes

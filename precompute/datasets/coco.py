@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from precompute.datasets.table import Options, Outlines, Survey, Table
-from precompute.datasets.text import Fault, Problem, expecting, read_text
+from precompute.datasets.text import FARTHEST, Fault, Problem, expecting, plausible, read_text, real, require
 
 OPTIONS = ("annotations", "images")
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -32,24 +32,26 @@ class _Object(NamedTuple):
     rings: list[np.ndarray]
 
 
-def survey(root: Path, split: str, options: Options, outlines: bool = False) -> Survey:
+def survey(root: Path, split: str, options: Options, *, outlines: bool = False, sizes: bool = False) -> Survey:
     """The annotation file and the folder of images of a split; COCO 2014 by default.
 
-    outlines: the table keeps polygons and image sizes too. The signature notices another size or modification time of the file, and an
-    image added to, removed from or renamed in the folder.
+    outlines: the table keeps polygons too; sizes: an image without its width and height is a problem. The signature notices another size
+    or modification time of the file, and an image added to, removed from or renamed in the folder.
     """
     file = root / str(options.get("annotations", f"annotations/instances_{split}2014.json"))
     folder = root / str(options.get("images", f"images/{split}2014"))
+    require(file, root, "this file", "set `annotations`")
+    require(folder, root, "a folder of images", "set `images`")
     with expecting(file, "this file", "restore it or set `annotations`"):
         status = file.stat()
     with expecting(folder, "a folder of images", "restore it or set `images`"):
         modified = folder.stat().st_mtime_ns
     text = repr((str(file), str(folder), status.st_size, status.st_mtime_ns, modified))
     signature = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-    return Survey(signature, max(status.st_mtime_ns, modified), partial(_scan, root, file, folder, outlines))
+    return Survey(signature, max(status.st_mtime_ns, modified), partial(_scan, root, file, folder, outlines, sizes))
 
 
-def _scan(root: Path, file: Path, folder: Path, outlines: bool) -> Table:
+def _scan(root: Path, file: Path, folder: Path, outlines: bool, sizes: bool) -> Table:
     """Reads the annotation. A malformed one, one of an unknown image and a missing image file are problems."""
     images: dict[Any, tuple[str, int, int]] = {}
     objects: list[_Object] = []
@@ -57,28 +59,34 @@ def _scan(root: Path, file: Path, folder: Path, outlines: bool) -> Table:
     for key, item in _items(str(file), ("images", "annotations")):
         try:
             if key == "images":
-                images[item["id"]] = str(item["file_name"]), int(item["width"]), int(item["height"])
+                # without them in the file, 0 does where nobody asks
+                width, height = (item[side] if sizes else 0 for side in ("width", "height"))
+                if sizes and not (type(width) is type(height) is int and 0 < width <= FARTHEST and 0 < height <= FARTHEST):
+                    raise ValueError(f"width {width!r:.20} and height {height!r:.20}")
+                images[item["id"]] = str(item["file_name"]), width, height
             elif not item.get("iscrowd") and (box := _box(item["bbox"])) is not None:
+                hash(item["image_id"])  # a list is no id
                 objects.append(_Object(item["id"], item["image_id"], box, _polygons(item) if outlines else []))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             name = item.get("id") if isinstance(item, dict) else None
             problems.append(Problem(str(file), 0, f"{key[:-1]} {name}: expected COCO's fields, found {_short(error)}; mend it or drop it"))
-    if not images:
+    if not images and not problems:
         raise Fault(str(file), 0, "expected COCO's `images` and `annotations`, found no image; restore the file or set `annotations`")
     missing = _missing(file, folder, images, objects)
     kept = [item for item in objects if item.image not in missing]
     names = [images[item.image][0] for item in kept]
-    sizes = np.array([images[item.image][1:] for item in kept], np.int32).reshape(-1, 2)
+    extents = np.array([images[item.image][1:] for item in kept], np.int32).reshape(-1, 2)
+    boxes = np.array([item.box for item in kept], np.float64).reshape(-1, 4)
     return Table(
         sequences=[f"{name}/{item.id}" for name, item in zip(names, kept, strict=True)],
         folders=[os.path.relpath(folder, root)] * len(kept),
         frames=names,
         offsets=np.arange(len(kept) + 1, dtype=np.int64),
-        boxes=np.array([item.box for item in kept], np.float64).reshape(-1, 4),
-        visible=np.ones(len(kept), bool),
+        boxes=boxes,
+        visible=real(boxes),
         problems=[*problems, *missing.values()],
         dropped=len(problems) + len(objects) - len(kept),
-        outlines=Outlines.of([item.rings for item in kept], sizes) if outlines else None,
+        outlines=Outlines.of([item.rings for item in kept], extents) if outlines else None,
     )
 
 
@@ -95,11 +103,10 @@ def _missing(file: Path, folder: Path, images: dict[Any, tuple[str, int, int]], 
 
 
 def _box(values: Any) -> list[float] | None:
-    """The box as floats; None for one of zero size. ValueError: not four finite numbers."""
-    box = [float(value) for value in values]
-    if len(box) != 4 or not np.isfinite(box).all():
-        raise ValueError(f"bbox {values}")
-    return box if box[2] > 0 and box[3] > 0 else None
+    """The box as floats; None for one of zero size. ValueError: no list of four finite numbers, or beyond any frame."""
+    if not isinstance(values, list) or len(values) != 4 or not all(type(v) in (int, float) for v in values) or not plausible(values):
+        raise ValueError(f"bbox {values!r:.60}")
+    return list(map(float, values)) if values[2] > 0 and values[3] > 0 else None
 
 
 def _polygons(item: dict[str, Any]) -> list[np.ndarray]:

@@ -12,7 +12,6 @@ from precompute.datasets.dataset import FileSource, FrameSource
 from precompute.datasets.scan import Layout
 from precompute.datasets.synthetic import BlendSource, SynthSource, pasteable, single_frames
 from precompute.datasets.table import Options, Survey, Table
-from precompute.datasets.text import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,10 @@ _OUTLINED = partial(coco.survey, outlines=True)
 
 KINDS: dict[str, Kind] = {
     "got10k": Kind(_GOT10K.survey, ("folder",)),
-    "folder": Kind(Layout(layouts.folder, IMAGE_SUFFIXES).survey, ("folder",)),
+    "folder": Kind(Layout(layouts.folder).survey, ("folder",)),
     "lasot": Kind(_LASOT.survey),
     "trackingnet": Kind(Layout(layouts.trackingnet).survey, ("sets",)),
     "coco": Kind(coco.survey, coco.OPTIONS, still=True),
     "coco_synth": Kind(_OUTLINED, coco.OPTIONS, still=True, layout="coco", prepare=single_frames, source=SynthSource),
-    "coco_blend": Kind(_OUTLINED, coco.OPTIONS, still=True, prepare=pasteable, source=BlendSource),
+    "coco_blend": Kind(partial(_OUTLINED, sizes=True), coco.OPTIONS, still=True, prepare=pasteable, source=BlendSource),
 }

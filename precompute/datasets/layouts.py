@@ -13,12 +13,13 @@ from pathlib import Path
 from configs.errors import RequestError
 from precompute.datasets.scan import Located
 from precompute.datasets.table import Options
-from precompute.datasets.text import Fault, expecting, find_split_file, natural, read_list
+from precompute.datasets.text import Fault, expecting, find_split_file, natural, read_list, require
 
 
 def got10k(root: Path, split: str, options: Options) -> list[Located]:
     """`{train,val}/list.txt`; option `folder`: train or val, default the split's name."""
     base = str(options.get("folder", split))
+    require(root / base / "list.txt", root, "this file", "restore it")
     paths = [(name, os.path.normpath(f"{base}/{name}")) for name in read_list(str(root / base / "list.txt"))]
     return [Located(n, p, f"{p}/groundtruth.txt", (f"{p}/absence.label", f"{p}/cover.label")) for n, p in paths]
 
@@ -27,6 +28,7 @@ def folder(root: Path, split: str, options: Options) -> list[Located]:
     """`groundtruth.txt` beside the frames, in the folder itself or in each of its subfolders; option `folder`, default `.`."""
     base = str(options.get("folder", "."))
     top = root / base
+    require(top, root, "a folder", "set `folder`")
     if (top / "groundtruth.txt").is_file():
         return [Located(top.resolve().name, base, os.path.normpath(f"{base}/groundtruth.txt"))]
     names = sorted((entry.name for entry in _visible_entries(top) if entry.is_dir()), key=natural)
@@ -39,8 +41,9 @@ def lasot(root: Path, split: str, options: Options) -> list[Located]:
     """`<class>/<class>-<n>/`, the sequences that the split file names (a must: LaSOT's folders mix train and test)."""
     default = "training_set.txt" if split == "train" else "testing_set.txt"
     split_file = str(find_split_file(root, str(options.get("split_file", default))))
+    require(Path(split_file), root, "this file", "restore it")
     located = []
-    for line, name in enumerate(read_list(split_file), 1):
+    for name, line in read_list(split_file).items():
         if "-" not in name:
             raise Fault(split_file, line, f"expected <class>-<number>, found '{name[:60]}'; mend the line")
         path = f"{name.rpartition('-')[0]}/{name}"
@@ -51,9 +54,16 @@ def lasot(root: Path, split: str, options: Options) -> list[Located]:
 
 def trackingnet(root: Path, split: str, options: Options) -> list[Located]:
     """`TRAIN_<set>/{frames/<video>/,anno/<video>.txt}`, videos in natural order; option `sets`, default 0-10, val: 11."""
-    chosen = options.get("sets", range(11) if split == "train" else (11,))
-    if not isinstance(chosen, Sequence) or isinstance(chosen, str) or not all(isinstance(i, int) and 0 <= i <= 11 for i in chosen):
-        raise RequestError(f"option sets: expected a list of numbers in 0-11, found {chosen!r}; e.g. sets: [0, 1]")
+    sets = options.get("sets", range(11) if split == "train" else (11,))
+    chosen = list(sets) if isinstance(sets, Sequence) else []
+    if not chosen or not all(type(i) is int and 0 <= i <= 11 for i in chosen) or len(set(chosen)) < len(chosen):
+        raise RequestError(f"option sets: expected a list of numbers in 0-11, each once, found {sets!r:.60}; e.g. sets: [0, 1]")
+    there = [number for number in chosen if (root / f"TRAIN_{number}" / "anno").is_dir()]
+    if not there:
+        require(root / f"TRAIN_{chosen[0]}" / "anno", root, "a folder", "unpack the set")
+    if absent := [number for number in chosen if number not in there]:
+        lacking = ", ".join(f"TRAIN_{number}" for number in absent)
+        raise Fault(str(root), 0, f"expected the sets {chosen}, found no {lacking}; unpack them or write `sets: {there}` in the entry")
     located = []
     for base in (f"TRAIN_{number}" for number in chosen):
         annotations = root / base / "anno"

@@ -23,7 +23,7 @@ from precompute.datasets.text import Fault, sequences_named
 
 _COMMON = ("kind", "root", "split_file", "skip_faulty")
 # raised whenever the same files give another table, or a table another index
-_INDEX_VERSION = 2
+_INDEX_VERSION = 3
 # a file changed this recently may change again without a new modification time: such a scan is not kept
 _SETTLED_NS = 2_000_000_000
 

@@ -20,7 +20,18 @@ from typing import TypeVar
 import numpy as np
 
 from precompute.datasets.table import Options, Survey, Table
-from precompute.datasets.text import Fault, Problem, expecting, pack_names, read_boxes, read_labels, sequences_named, sort_names
+from precompute.datasets.text import (
+    IMAGE_SUFFIXES,
+    Fault,
+    Problem,
+    expecting,
+    pack_names,
+    read_boxes,
+    read_labels,
+    real,
+    sequences_named,
+    sort_names,
+)
 
 # threads hide the latency of a network file system; a block keeps their switching cheap on a local disk
 _THREADS = 16
@@ -48,7 +59,6 @@ class Layout:
     """
 
     locate: Callable[[Path, str, Options], list[Located]]
-    suffixes: tuple[str, ...] = (".jpg",)
     visible: Callable[[Sequence[np.ndarray]], np.ndarray] | None = None
 
     def survey(self, root: Path, split: str, options: Options) -> Survey:
@@ -108,17 +118,17 @@ def _read(root: Path, layout: Layout, sequence: Located) -> tuple[str, np.ndarra
     try:
         truth = f"{root}/{sequence.truth}"
         folder = f"{root}/{sequence.folder}"
-        names = frame_names(folder, layout.suffixes)
+        names = frame_names(folder)
         boxes = read_boxes(truth)
         if not names:
-            raise Fault(folder, 0, f"expected frames ({', '.join(layout.suffixes)}), found none; unpack the sequence or drop it")
+            raise Fault(folder, 0, f"expected frames ({', '.join(IMAGE_SUFFIXES)}), found none; unpack the sequence or drop it")
         if len(boxes) != len(names):
             raise Fault(
                 truth,
                 min(len(boxes), len(names)) + 1,
                 f"expected a line for each of the {len(names)} frames, found {len(boxes)}; restore it",
             )
-        visible = (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
+        visible = real(boxes)
         if layout.visible is not None:
             labels = []
             for path in sequence.labels:
@@ -132,9 +142,8 @@ def _read(root: Path, layout: Layout, sequence: Located) -> tuple[str, np.ndarra
     return pack_names(names), boxes, visible
 
 
-def frame_names(folder: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Names of the frames in a folder in natural order; hidden files (`._1.jpg` of macOS) are none."""
+def frame_names(folder: str) -> list[str]:
+    """Names of the frames in a folder, of any kind of image, in natural order; hidden files (`._1.jpg` of macOS) are none."""
     with expecting(folder, "a folder of frames", "unpack the sequence or drop it"):
         names = os.listdir(folder)
-    both = suffixes + tuple(suffix.upper() for suffix in suffixes)
-    return sort_names([name for name in names if name.endswith(both) and not name.startswith(".")])
+    return sort_names([name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")])

@@ -57,7 +57,7 @@ def pasteable(name: str, table: Table) -> Table:
     """The objects with an outline that are large enough to be pasted. RequestError: fewer than two images with such objects."""
     outlined = np.diff(table.outlines.masks) > 0 if table.outlines is not None else np.zeros(len(table.sequences), bool)
     large = np.sqrt(table.boxes[:, 2] * table.boxes[:, 3]) >= SMALLEST
-    chosen = table.take(np.flatnonzero(outlined & large))
+    chosen = table.take(np.flatnonzero(outlined & large & table.visible))
     if len(set(chosen.frames)) < 2:
         raise RequestError(
             f"dataset {name}: expected outlined objects of at least {SMALLEST:g} pixels on two images or more,"

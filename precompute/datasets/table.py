@@ -66,7 +66,7 @@ class Table:
 
     S sequences, F frames of all of them: sequences (their names), folders and frames (packed names) are S strings; offsets (S + 1,) int64:
     frames of sequence s are rows offsets[s] ... offsets[s + 1] - 1; boxes (F, 4) float64; visible (F,) bool: a frame counts as visible by
-    the rule of its kind and if its box has w > 0 and h > 0. dropped: sequences that were left out. outlines: only where a kind keeps them.
+    its kind's rule and if its box has w >= 1 and h >= 1. dropped: sequences that were left out. outlines: only where a kind keeps them.
     """
 
     sequences: list[str]

@@ -6,6 +6,7 @@ Every function returns its value or raises `Fault` with the file and line, so th
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+FARTHEST = 1_000_000  # pixels; no frame is as large
 _JOINT = "\0"  # the one character that no file name holds, beside the slash
 _COUNTED = re.compile(r"(.*?)(\d+)(\D*)")
 
@@ -58,9 +61,24 @@ def read_text(path: str) -> str:
     return text.replace("\r\n", "\n") if "\r" in text else text
 
 
-def read_list(path: str) -> list[str]:
-    """The non-empty lines of a list file."""
-    names = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+def require(path: Path, root: Path, what: str, remedy: str) -> None:
+    """`Fault` where nothing lies at `path`: it says what lies in the deepest folder above it that is there, at most in `root`."""
+    if path.exists():
+        return
+    above = next((folder for folder in path.parents if folder.is_dir()), root)
+    names = sorted(name for name in os.listdir(above) if not name.startswith("."))
+    held = ", ".join(f"{name!r:.40}" for name in names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+    raise Fault(str(path), 0, f"expected {what}, found none, {above} holds {held or 'nothing'}; correct the root ({root}) or {remedy}")
+
+
+def read_list(path: str) -> dict[str, int]:
+    """The non-empty lines of a list file, in order, each with its number (from 1). A line that comes twice is a fault."""
+    names: dict[str, int] = {}
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if (name := line.strip()) in names:
+            raise Fault(path, number, f"expected each name once, found '{name[:60]}' in lines {names[name]} and {number}; drop one")
+        if name:
+            names[name] = number
     if not names:
         raise Fault(path, 0, "expected one name a line, found an empty file; restore it")
     return names
@@ -75,22 +93,25 @@ def sequences_named(split_file: str, names: Sequence[str], root: Path) -> list[i
     """Indices of the sequences that a split file picks, in its order: names, or 0-based indices into the whole list, one a line."""
     path = str(find_split_file(root, split_file))
     by_name = {name: index for index, name in enumerate(names)}
-    picked = []
-    for line, text in enumerate(read_list(path), 1):
-        if text in by_name:
-            picked.append(by_name[text])
-        elif text.isdecimal() and int(text) < len(names):
-            picked.append(int(text))
-        else:
+    require(Path(path), root, "this file", "restore it")
+    picked: dict[int, int] = {}
+    for text, line in read_list(path).items():
+        index = by_name.get(text, int(text) if text.isdecimal() and len(text) < 10 else len(names))
+        if index >= len(names):
             raise Fault(path, line, f"expected a sequence name or an index below {len(names)}, found '{text[:60]}'; mend the line")
-    return picked
+        if index in picked:
+            what = f"expected each sequence once, found {names[index][:60]} in lines {picked[index]} and {line}; drop one"
+            raise Fault(path, line, what)
+        picked[index] = line
+    return list(picked)
 
 
 def read_boxes(path: str) -> np.ndarray:
     """Boxes (n, 4) float64, one `x,y,w,h` a line, separated by commas, tabs, semicolons or spaces.
 
-    Blank lines at the end are dropped. A zero-size box is a value like any other (an invisible frame); a line that does
-    not hold four finite numbers is a fault.
+    Blank lines at the end are dropped. A zero-size box is a value like any other (an invisible frame), and so is a row of four NaN
+    (UAV123, NfS: the target is absent), which becomes 0,0,0,0. A line that does not hold four finite numbers is a fault, and so is
+    a number of more than `FARTHEST`.
     """
     text = read_text(path).rstrip()
     lines = text.split("\n") if text else []
@@ -98,7 +119,7 @@ def read_boxes(path: str) -> np.ndarray:
     if lines and all(line.count(",") == 3 for line in lines):
         with suppress(ValueError):
             boxes = np.array(list(map(float, text.replace("\n", ",").split(","))), np.float64).reshape(-1, 4)
-            if np.isfinite(boxes).all():
+            if plausible(boxes):
                 return boxes
     return np.array([_box(path, number, line) for number, line in enumerate(lines, 1)], np.float64).reshape(-1, 4)
 
@@ -109,9 +130,23 @@ def _box(path: str, number: int, line: str) -> list[float]:
         values = [float(field) for field in re.split(r"[,;\s]+", line) if field]
     if len(values) != 4:
         raise Fault(path, number, f"expected four numbers x,y,w,h, found '{line.strip()[:60]}'; mend the line")
+    if all(map(math.isnan, values)):
+        return [0.0] * 4
     if not all(map(math.isfinite, values)):
         raise Fault(path, number, f"expected finite numbers, found '{line.strip()[:60]}'; mend the line or drop the sequence")
+    if not plausible(values):
+        raise Fault(path, number, f"expected numbers up to {FARTHEST:,}, found '{line.strip()[:60]}', beyond any frame; mend the line")
     return values
+
+
+def plausible(numbers: ArrayLike) -> bool:
+    """Whether all numbers are finite and within +-FARTHEST, as those of a box in a frame are."""
+    return bool((np.abs(numbers) <= FARTHEST).all())
+
+
+def real(boxes: np.ndarray) -> np.ndarray:
+    """Which boxes (n, 4) are of a pixel and more on both sides, (n,) bool: of a smaller one nothing can be seen."""
+    return np.asarray((boxes[:, 2] >= 1) & (boxes[:, 3] >= 1))
 
 
 def read_labels(path: str) -> np.ndarray:
@@ -119,22 +154,23 @@ def read_labels(path: str) -> np.ndarray:
     text = read_text(path)
     try:
         return np.array(list(map(int, text.replace(",", " ").split())), np.int64)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         for number, line in enumerate(text.split("\n"), 1):
             for field in line.replace(",", " ").split():
-                if not re.fullmatch(r"[-+]?\d+", field):
+                # no label needs more than nine digits
+                if not re.fullmatch(r"[-+]?\d{1,9}", field):
                     raise Fault(path, number, f"expected whole numbers, found '{field[:40]}'; mend the line") from error
         raise
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:
-    """Sort key that reads digits as numbers: 2.jpg before 10.jpg."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+    """Sort key that reads decimal digits as numbers: 2.jpg before 10.jpg. Others, as a circled or a raised one, are letters."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def sort_names(names: list[str]) -> list[str]:
-    """Names in natural order (which is the plain order where all are of one length)."""
-    return sorted(names) if len({len(name) for name in names}) <= 1 else sorted(names, key=natural)
+    """Names in natural order (which is the plain order where all have their last dot at one place)."""
+    return sorted(names) if len({name.rfind(".") for name in names}) <= 1 else sorted(names, key=natural)
 
 
 def pack_names(names: list[str]) -> str:

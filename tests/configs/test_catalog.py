@@ -87,6 +87,7 @@ def test_entries_of_ones_own_come_on_top(own):
         ("mine: {kind: folder, root: /x, val: all}", "expected val to be a mapping of options, found 'all'"),
         ("2017: {kind: folder, root: /x}", r"dataset 2017: expected a name of one word \(a number in quotes\), found 2017"),
         ("my data: {kind: folder, root: /x}", "expected a name of one word"),
+        ("../up: {kind: folder, root: /x}", "expected a name that a cache's folder can begin with, found '../up'"),
         ("mine: {kind: mixture, train: [lasot]}", "dataset mine: expected val to be a list of data sets, found None"),
         ("mine: {kind: mixture, train: lasot coco, val: [coco]}", "expected train to be a list of data sets, found 'lasot coco'"),
         ("mine: {kind: mixture, train: [], val: [coco]}", r"expected train to be a list of data sets, found \[\]"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 
 from configs.cli import Parser, run
-from configs.errors import RequestError, RunError
+from configs.errors import RequestError, RunError, printable
 from configs.files import atomic_writer, fingerprint, write_atomic
 
 
@@ -19,6 +20,21 @@ def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path):
         raise OSError(errno.ENOSPC, "disk full")
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_umask_says_who_may_read_a_file(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "a.json", "new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == mode
+
+
+def test_a_message_is_one_short_line_without_control_characters():
+    text = str(RequestError("expected a,\nfound \x1b[31mred\r; " + "x" * 10_000 + "; do c"))
+    assert text.startswith("expected a, found \\x1b[31mred ; xx") and text.endswith("x; do c") and len(text) < 3000 and text.isprintable()
 
 
 def test_fingerprint_ignores_key_order_and_sees_every_value():
@@ -33,6 +49,7 @@ def test_fingerprint_ignores_key_order_and_sees_every_value():
     [
         (RequestError("expected a, found b; do c"), 2, "error: expected a, found b; do c\n"),
         (RunError("two\nlines"), 1, "error: two lines\n"),
+        (RunError("a\x1b[31m\x00\r\u202ered\x85"), 1, "error: a\\x1b[31m\\x00 \\u202ered\\x85\n"),
         (OSError(errno.ENOSPC, "No space left on device", "x.bin"), 1, "free some space"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
@@ -46,6 +63,20 @@ def test_errors_are_one_line_and_have_their_code(error, code, text, capsys):
     assert text in printed and printed.count("\n") == 1
     assert run(main, ["--debug"]) == code
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_error_has_a_bounded_length_and_keeps_its_advice(capsys):
+    def fail(arguments):
+        raise RequestError(f"expected a, found {'x' * 10**6}; do c")
+
+    assert run(fail, []) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: expected a, found xxx")
+    assert line.endswith("xxx; do c\n")
+    assert len(line) < 2020
+    assert printable("caf\xe9\udce9") == "caf\xe9\\udce9"
+    assert printable("ab" * 50, 100) == "ab" * 50
+    assert len(printable("ab" * 51, 100)) <= 100
 
 
 def test_success_is_zero():

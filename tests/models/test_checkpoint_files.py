@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import random
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -209,15 +210,19 @@ class Calls:
 @FORMS
 @pytest.mark.parametrize(
     ("function", "named"),
-    [(os.system, f"{os.system.__module__}.system"), (eval, "builtins.eval"), (exec, "builtins.exec"), (getattr, "builtins.getattr")],
-    ids=["system", "eval", "exec", "getattr"],
+    [
+        *((os.system, f"{os.system.__module__}.system"), (eval, "builtins.eval"), (exec, "builtins.exec")),
+        *((subprocess.run, "subprocess.run"), (__import__, "builtins.__import__"), (open, f"{open.__module__}.open")),
+    ],
+    ids=["system", "eval", "exec", "subprocess", "import", "open"],
 )
 def test_a_file_that_would_run_code_does_not(
     tracker: models.Tracker, tmp_path: Path, zipped: bool, function: Callable[..., Any], named: str
 ) -> None:
     marker = tmp_path / "ran"
-    arguments = {"system": f"touch {marker}", "eval": f"open({str(marker)!r}, 'w')", "exec": f"open({str(marker)!r}, 'w')"}
-    call = Calls(getattr, "a", "upper") if function is getattr else Calls(function, arguments[function.__name__])
+    code = f"open({str(marker)!r}, 'w')"
+    arguments = {"system": f"touch {marker}", "run": ["touch", str(marker)], "eval": code, "exec": code}
+    call = Calls(function, *((str(marker), "w") if function is open else (arguments.get(function.__name__, "os"),)))
     path = save({"net": tracker.state_dict(), "stats": call}, tmp_path / "w.pth", zipped)
     with pytest.raises(RequestError, match=rf"found the function '{named}' named in .*w.pth \(it was not run\); use a file from a source"):
         models.read_state(path)

@@ -7,6 +7,7 @@ import hashlib
 import pytest
 import torch
 
+import configs
 import models
 import models.teacher
 from configs.errors import RequestError
@@ -68,7 +69,7 @@ def test_teachers_that_are_refused(weights, tmp_path, monkeypatch):
     ):
         models.choose_teacher(TeacherConfig(weights=str(tmp_path / "x.pth")))
     with pytest.raises(RequestError, match=r"found 'atom_resnet81' \(nearest: 'atom_resnet18"):
-        models.choose_teacher(TeacherConfig(architecture="atom_resnet81", weights=str(weights)))
+        configs.load("ts", ["teacher.architecture=atom_resnet81", f"teacher.weights={weights}"])
     other = models.choose_teacher(TeacherConfig(architecture="atom_resnet18small", weights=str(weights)))
     with pytest.raises(RequestError, match=r"it is of atom_resnet18tiny: choose that architecture"):
         other.load(torch.device("cpu"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -306,6 +305,7 @@ def test_a_data_set_without_frames_fails_in_one_line(dataset, teacher, capsys):
         (["--teacher", "missing.pth"], "expected a weights file, found none at missing.pth"),
         (["--targets", "iuo"], "found 'iuo' (nearest: 'iou')"),
         (["--share", "2/2"], "expected I/N with 0 <= I < N"),
+        (["--share", "\u2460/2"], "expected I/N with 0 <= I < N"),
         (["pairs.test.sise=64"], "nearest: 'size'"),
         (["pairs.crop_size=64"], "expected pairs.ref.size and pairs.test.size, found pairs.crop_size"),
         (["pairs.min_frames=100"], "expected a sequence of at least 100 frames"),
@@ -321,7 +321,7 @@ def test_a_wrong_request_is_one_line_and_code_2(dataset, teacher, arguments, mes
 
 def test_weights_of_another_network_are_refused_before_the_work(dataset, tmp_path, capsys):
     assert fill("--teacher", weights(tmp_path / "small.safetensors", "atom_resnet18small")) == 2
-    assert "atom_resnet18tiny" in capsys.readouterr().err
+    assert "atom_resnet18tiny" in capsys.readouterr().err and not (tmp_path / "caches").exists()
 
 
 def test_changed_weights_under_one_name_are_refused_with_the_difference(dataset, teacher, tmp_path, capsys):
@@ -330,12 +330,59 @@ def test_changed_weights_under_one_name_are_refused_with_the_difference(dataset,
     assert "weights_sha256: cached" in capsys.readouterr().err
 
 
-def test_a_disk_that_cannot_hold_it_is_refused_before_the_work(dataset, teacher, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cost.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+def test_a_disk_that_cannot_hold_it_is_refused_before_anything_is_created(dataset, teacher, tmp_path, monkeypatch, capsys):
+    assert fill("--teacher", teacher, pairs=10**9) == 2
+    assert "expected room for" in capsys.readouterr().err
+    monkeypatch.setattr(cost, "free_bytes", lambda _: 1000)
     assert fill("--teacher", teacher) == 2
     assert "found 1.0 kB free" in capsys.readouterr().err
-    (path,) = caches(tmp_path)
-    assert Cache.open(path).pairs.missing() == [0, 1, 2]
+    assert not (tmp_path / "caches").exists()
+
+
+def two(tmp_path: Path, *arguments: str) -> int:
+    """`cache` of the data sets got10k and other, which is the val split alone, for both splits."""
+    (tmp_path / "own.yaml").write_text(f"other: {{kind: got10k, root: {tmp_path}/got10k, train: {{folder: val}}, val: {{}}}}\n")
+    given = ["cache", "--dataset", "got10k other", "--pairs", "9", "--val-pairs", "9", "--device", "cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATASETS", str(tmp_path / "own.yaml"))
+        return run(precompute.__main__.main, [*given, *arguments, *ARGS])
+
+
+FAULTS = {
+    "a split that is missing": lambda root: shutil.rmtree(root / "val"),
+    "a split that no pair can be drawn from": lambda root: (root / "val" / "GOT-10k_val_0" / "absence.label").write_text("1\n" * FRAMES),
+    "frames that are none": lambda root: [frame.write_bytes(b"") for frame in (root / "val").rglob("*.jpg")],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_data_set_and_split_is_checked_before_the_first_cache(dataset, teacher, tmp_path, fault, capsys):
+    FAULTS[fault](dataset)
+    assert two(tmp_path, "--teacher", teacher) == (1 if fault == "frames that are none" else 2)
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and "dataset got10k" in said.err
+    assert not (tmp_path / "caches").exists() and "cache: " not in said.out
+
+
+def test_a_target_of_another_teacher_in_a_later_cache_is_found_before_the_first_is_touched(dataset, teacher, tmp_path, capsys):
+    other = weights(tmp_path / "other.safetensors", seed=1)
+    assert fill("--split", "val", "--val-pairs", "9", "--teacher", other) == 0
+    before = digests(tmp_path / "caches")
+    assert two(tmp_path, "--teacher", teacher) == 2
+    assert "weights_sha256: cached" in capsys.readouterr().err and digests(tmp_path / "caches") == before
+
+
+def test_what_was_filled_is_printed_where_a_later_one_fails(dataset, tmp_path, monkeypatch, capsys):
+    left = iter([precompute.run.fill] * 2)  # at the third it ends
+    monkeypatch.setattr(precompute.run, "fill", lambda *arguments: next(left)(*arguments))
+    with pytest.raises(StopIteration):
+        two(tmp_path)
+    said = capsys.readouterr()
+    names = [line.split("caches/")[1] for line in said.out.splitlines() if line.startswith("cache: ")]
+    assert [name.rpartition("-")[0] for name in names] == ["got10k-train", "got10k-val"]
+    assert said.err.count("warning: teacher: expected weights") == 1
+    # only what training reads is paid for by training
+    assert said.out.count("break-even") == 1
 
 
 def test_targets_are_computed_by_the_one_function_that_the_online_teacher_uses(dataset, teacher, tmp_path):

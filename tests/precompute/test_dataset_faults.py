@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -34,6 +35,9 @@ def _replace_line(line: int, text: str):
 FAULTS = {
     "nan": (_replace_line(3, "1,2,nan,4"), r"/groundtruth.txt:3: expected finite numbers, found '1,2,nan,4'"),
     "infinite": (_replace_line(1, "1,2,inf,4"), r"/groundtruth.txt:1: expected finite numbers"),
+    "beyond": (_replace_line(4, "1,2,1e308,4"), r"/groundtruth.txt:4: expected numbers up to 1,000,000, found '1,2,1e308,4', beyond"),
+    "far left": (_replace_line(4, "-2e6\t2\t3\t4"), r"/groundtruth.txt:4: expected numbers up to 1,000,000, found '-2e6"),
+    "huge label": (lambda f: (f / "cover.label").write_text("8\n8\n" + "9" * 30 + "\n8\n8"), r"/cover.label:3: expected whole numbers"),
     "letters": (_replace_line(2, "1,2,x,4"), r"/groundtruth.txt:2: expected four numbers x,y,w,h, found '1,2,x,4'"),
     "three": (_replace_line(2, "1,2,3"), r"/groundtruth.txt:2: expected four numbers x,y,w,h, found '1,2,3'"),
     "five after three": (_replace_line(2, "1,2,3\n1,2,3,4,5"), r"/groundtruth.txt:2: expected four numbers"),
@@ -45,7 +49,7 @@ FAULTS = {
     "no label": (lambda f: (f / "cover.label").unlink(), r"/cover.label: expected this file, found none"),
     "short label": (lambda f: (f / "absence.label").write_text("0\n0\n"), r"/absence.label: expected 5 labels, one a frame, found 2"),
     "bad label": (lambda f: (f / "cover.label").write_text("8\n8\n?\n8\n8"), r"/cover.label:3: expected whole numbers, found '\?'"),
-    "no frame": (lambda f: [p.unlink() for p in f.glob("*.jpg")], r"000001: expected frames \(.jpg\), found none"),
+    "no frame": (lambda f: [p.unlink() for p in f.glob("*.jpg")], r"000001: expected frames \(.jpg, .jpeg, .png, .*\), found none"),
     "no folder": (shutil.rmtree, r"000001: expected a folder of frames, found none"),
 }
 
@@ -83,6 +87,16 @@ def test_zero_boxes_are_invisible_frames_and_no_fault(tmp_path, write_got10k):
     assert open_entry("mine", _entry(tmp_path), "train").visible.tolist() == [True, False, True, True, True]
 
 
+@pytest.mark.parametrize("row", ["NaN,NaN,NaN,NaN", "nan\tnan\tnan\tnan"])
+def test_a_row_of_nan_is_an_absent_target_and_no_fault(tmp_path, write_got10k, row):
+    folder = write_got10k(tmp_path, [5])
+    _replace_line(2, row)(folder / FIRST)
+    data = open_entry("mine", _entry(tmp_path), "train")
+    assert data.visible.tolist() == [True, False, True, True, True]
+    assert data.boxes[1].tolist() == [0, 0, 0, 0]
+    assert data.boxes[2].tolist() == [1, 0.5, 10.25, 8.5]
+
+
 def test_an_entry_that_is_wrong_is_refused_by_name(tmp_path, write_got10k):
     folder = write_got10k(tmp_path, [5])
     good = _entry(tmp_path)
@@ -108,9 +122,47 @@ def test_an_entry_that_is_wrong_is_refused_by_name(tmp_path, write_got10k):
     (tmp_path / "s.txt").write_text(f"{FIRST}\n1\n")
     with pytest.raises(RequestError, match=r"s.txt:2: expected a sequence name or an index below 1, found '1'"):
         open_entry("mine", _entry(tmp_path, split_file="s.txt"), "train")
+    for text, message in (
+        (f"{FIRST}\n\n0\n", rf"s.txt:3: expected each sequence once, found {FIRST} in lines 1 and 3; drop one"),
+        (f"\n{FIRST}\n{FIRST}", rf"s.txt:3: expected each name once, found '{FIRST}' in lines 2 and 3; drop one"),
+        (f"{FIRST}\n\n{'9' * 5000}\n", r"s.txt:3: expected a sequence name or an index below 1, found '9999"),
+    ):
+        (tmp_path / "s.txt").write_text(text)
+        with pytest.raises(RequestError, match=message):
+            open_entry("mine", _entry(tmp_path, split_file="s.txt"), "train")
+    (folder / "list.txt").write_text(f"{FIRST}\nx\n{FIRST}\n")
+    with pytest.raises(RequestError, match=rf"list.txt:3: expected each name once, found '{FIRST}' in lines 1 and 3; drop one"):
+        open_entry("mine", good, "train")
     (folder / "list.txt").write_text("\n\n")
     with pytest.raises(RequestError, match=r"list.txt: expected one name a line, found an empty file"):
         open_entry("mine", good, "train")
+
+
+def test_a_wrong_root_is_said_with_what_lies_there(tmp_path):
+    for name in ("GOT-10k", "b\x1b", "c", "d", "e", "f", ".hidden"):
+        (tmp_path / name).mkdir()
+    for kind, options, path in (
+        ("got10k", {}, "train/list.txt"),
+        ("lasot", {}, "training_set.txt"),
+        ("trackingnet", {}, "TRAIN_0/anno"),
+        ("coco", {}, "annotations/instances_train2014.json"),
+        ("folder", {"folder": "no"}, "no"),
+    ):
+        with pytest.raises(RequestError, match="found none") as error:
+            open_entry("mine", {"kind": kind, "root": str(tmp_path), "train": options}, "train")
+        assert f"{tmp_path}/{path}: expected " in str(error.value)
+        assert f"{tmp_path} holds 'GOT-10k', 'b\\x1b', 'c', 'd', 'e' and 1 more; correct the root ({tmp_path}) or " in str(error.value)
+
+
+def test_missing_sets_are_named_with_what_to_write(tmp_path):
+    for number in (0, 3, 7):
+        (tmp_path / f"TRAIN_{number}" / "anno").mkdir(parents=True)
+    entry = {"kind": "trackingnet", "root": str(tmp_path), "train": {"sets": [0, 1, 3, 10]}}
+    with pytest.raises(RequestError, match=r"found no TRAIN_1, TRAIN_10; unpack them or write `sets: \[0, 3\]` in the entry"):
+        open_entry("mine", entry, "train")
+    for wrong in ([0, 0], [], [True], "0", 5):
+        with pytest.raises(RequestError, match=r"expected a list of numbers in 0-11, each once"):
+            open_entry("mine", {**entry, "train": {"sets": wrong}}, "train")
 
 
 def test_folder_without_annotation_is_refused(tmp_path, write_frames):
@@ -138,6 +190,11 @@ def test_coco_faults(tmp_path, write_coco):
     for bad, message in (
         ({**good, "id": 2, "bbox": [0, 0, 5]}, r"annotation 2: expected COCO's fields, found bbox \[0, 0, 5\]"),
         ({**good, "id": 2, "bbox": [0, 0, float("nan"), 3]}, r"annotation 2: expected COCO's fields, found bbox"),
+        ({**good, "id": 2, "bbox": "1234"}, r"annotation 2: expected COCO's fields, found bbox '1234'"),
+        ({**good, "id": 2, "bbox": ["1", "2", "3", "4"]}, r"annotation 2: expected COCO's fields, found bbox \['1'"),
+        ({**good, "id": 2, "bbox": [0, 0, 1e308, 3]}, r"annotation 2: expected COCO's fields, found bbox \[0, 0, 1e\+308, 3\]"),
+        ({**good, "id": 2, "bbox": [0, 0, 10**400, 3]}, r"annotation 2: expected COCO's fields, found bbox \[0, 0, 1000"),
+        ({**good, "id": 2, "image_id": [1]}, r"annotation 2: expected COCO's fields, found unhashable type"),
         ({"id": 2, "image_id": 1}, r"annotation 2: expected COCO's fields, found no 'bbox'"),
         ({**good, "id": 2, "image_id": 9}, r"expected image 9 of an annotation among the images, found none"),
     ):
@@ -150,6 +207,14 @@ def test_coco_faults(tmp_path, write_coco):
     (tmp_path / "images" / "train2014" / "b.jpg").unlink()
     with pytest.raises(RequestError, match=r"b.jpg: expected this image, found none; restore it"):
         open_entry("mine", entry, "train", fresh=True)
+    file.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [good]}))
+    for kind in ("coco", "coco_synth"):
+        assert open_entry("mine", {**entry, "kind": kind}, "train", fresh=True).sequences == ["a.jpg/1"]
+    with pytest.raises(RequestError, match=r"image 1: expected COCO's fields, found no 'width'"):
+        open_entry("mine", {**entry, "kind": "coco_blend"}, "train", fresh=True)
+    file.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg", "width": 1e308, "height": None}], "annotations": [good]}))
+    with pytest.raises(RequestError, match=r"image 1: expected COCO's fields, found width 1e\+308 and height None"):
+        open_entry("mine", {**entry, "kind": "coco_blend"}, "train", fresh=True)
     for text, message in (
         ('{"images": [{"id": 1},\n', r"train2014.json:2: expected JSON, found a fault at column 1"),
         ('{"images": [1 2]}', r"train2014.json:1: expected JSON, found a fault at column 15"),

@@ -103,6 +103,35 @@ def test_trackingnet_opens_the_chosen_sets_in_natural_order(tmp_path, write_fram
     assert open_entry("x", entry, "val").sequences == ["TRAIN_11/w"]
 
 
+MIXED = ["._1.JPG", "10.jpg", "9.jpeg", "2.Jpg", "1.PNG", "3.JPG", "notes.txt", ".4.png"]
+
+
+def test_every_layout_finds_frames_of_any_image_kind_in_any_case(tmp_path, write_got10k, write_frames, boxes):
+    lines = "\n".join(",".join(map(str, row)) for row in boxes(5))
+    folder = write_got10k(tmp_path, [5]) / "GOT-10k_Train_000001"
+    for path in folder.glob("*.jpg"):
+        path.unlink()
+    _lasot(tmp_path, lambda folder, names: write_frames(folder, MIXED), "airplane-1", "0,0,0,0,0", "0,0,0,0,0", boxes(5))
+    (tmp_path / "training_set.txt").write_text("airplane-1\n")
+    (tmp_path / "TRAIN_0" / "anno").mkdir(parents=True)
+    (tmp_path / "TRAIN_0" / "anno" / "v.txt").write_text(lines)
+    (folder / "groundtruth.txt").write_text(lines)
+    for place in (folder, tmp_path / "TRAIN_0" / "frames" / "v"):
+        write_frames(place, MIXED)
+    for kind, options in (("got10k", {}), ("lasot", {}), ("trackingnet", {"sets": [0]}), ("folder", {"folder": f"train/{folder.name}"})):
+        data = open_entry("x", {"kind": kind, "root": str(tmp_path), "train": options}, "train")
+        assert [data.frame_path(0, i).name for i in range(5)] == ["1.PNG", "2.Jpg", "3.JPG", "9.jpeg", "10.jpg"], kind
+
+
+def test_digits_that_are_no_decimal_ones_are_letters(tmp_path, write_frames):
+    for name in ("b\u2460", "b10", "b9", "b\u00b2"):
+        write_frames(tmp_path / name, ["1\u2460.jpg", "12\u2460.jpg", "2\u2460.jpg"])
+        (tmp_path / name / "groundtruth.txt").write_text("1,2,3,4\n" * 3)
+    data = open_entry("x", {"kind": "folder", "root": str(tmp_path), "train": {}}, "train")
+    assert data.sequences == ["b9", "b10", "b\u00b2", "b\u2460"]
+    assert [data.frame_path(0, i).name for i in range(3)] == ["1\u2460.jpg", "2\u2460.jpg", "12\u2460.jpg"]
+
+
 def test_coco_has_a_sequence_for_every_real_box(tmp_path, write_coco):
     images = {7: ("a.jpg", 40, 30), 9: ("b.jpg", 20, 50)}
     annotations = [
@@ -118,6 +147,15 @@ def test_coco_has_a_sequence_for_every_real_box(tmp_path, write_coco):
     assert data.frame_path(1, 0) == tmp_path / "images" / "train2014" / "a.jpg"
     assert data.still
     assert data.usable(PairsConfig()).tolist() == [0, 1]
+
+
+def test_coco_objects_below_a_pixel_are_not_drawn(tmp_path, write_coco):
+    good = {"image_id": 7, "iscrowd": 0}
+    write_coco(tmp_path, {7: ("a.jpg", 40, 30)}, [{**good, "id": 1, "bbox": [1, 2, 0.4, 4]}, {**good, "id": 2, "bbox": [1, 2, 1, 4]}])
+    for kind in ("coco", "coco_synth"):
+        data = open_entry("x", {"kind": kind, "root": str(tmp_path), "train": {}}, "train")
+        assert data.visible.tolist() == [False, True]
+        assert data.usable(PairsConfig()).tolist() == [1]
 
 
 @pytest.mark.parametrize("indent", [None, 1])

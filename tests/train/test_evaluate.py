@@ -13,7 +13,7 @@ from kdlosses.labels import box_label, iou_label
 from pairs.batch import Batch, Boxes
 from pairs.boxes import box_iou
 from pairs.decode.decoder import MEAN, STD
-from train.evaluate import Agreement, Validation, chosen_boxes, refined
+from train.evaluate import Agreement, Validation, chosen_boxes, refined, summary
 from train.reports import pictures
 
 
@@ -89,3 +89,8 @@ def test_a_picture_shows_crops_in_their_colours_and_every_box(size):
     for colour in (pictures.TARGET, pictures.STUDENT, pictures.TEACHER):
         drawn = first[pictures.LINE : pictures.LINE + pictures.SIDE, 2 * pictures.GAP + pictures.SIDE :]
         assert (drawn == np.array(colour)).all(-1).sum() > 20, "a box of each kind in the test crop"
+
+
+def test_a_correlation_where_nothing_varies_is_shown_as_none():
+    line = summary(0, {"loss": 1.0, "iou_error": 0.5, "correlation": math.nan, "teacher_iou_error": 0.25, "teacher_correlation": 0.5})
+    assert line == "validation after epoch 0: loss 1, IoU error 0.5000, correlation - (teacher: 0.2500, 0.500)"

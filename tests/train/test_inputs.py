@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import configs
+import models
 from cache import Array, Cache, PairSetSpec
 from configs import Config
 from configs.errors import RequestError
+from kdlosses import build_objectives
+from pairs.decode import PREPROCESS_VERSION
 from pairs.identity import pair_identity
-from train.inputs import open_caches, resolve_dataset
+from train.inputs import find_teacher, open_caches, resolve_dataset
+from train.plan import ABSENT, make_plan
 from train.reports import study
 from train.reports.study import sizes_of
 
@@ -124,3 +130,30 @@ def test_a_study_has_one_number_of_steps_an_epoch(tmp_path, monkeypatch, own, ba
     if batches is None:
         study.study(["gt", "ts"], [0], tmp_path / "out", [f"cache_dir={tmp_path}", "train.batches=3"])
         assert [config.train.batches for config in seen[4:]] == [3, 3]
+
+
+def test_the_demo_teacher_stands_in_for_its_like_alone(monkeypatch):
+    numbers = {"architecture": models.DEMO_TEACHER.stem, "weights_sha256": models.weights_digest(models.DEMO_TEACHER), "dtype": "float32"}
+    held = {models.DEMO_TEACHER.stem: numbers | {"preprocess_version": PREPROCESS_VERSION}}
+    cache: Any = SimpleNamespace(teachers=lambda: held, history=list, path="caches/demo", identity={})
+    atom, drnet = (configs.load(name, ["dataset=demo"]) for name in ("atom_cfkd", "drnet_cfkd"))
+    assert find_teacher(atom, cache).name == models.DEMO_TEACHER.stem
+    spec = find_teacher(drnet, cache)
+    assert (spec.name, spec.architecture, spec.weights) == ("drnet_resnet50", "drnet_resnet50", None)
+    (objective,) = build_objectives(drnet, spec.architecture)
+    needs = [{name: term.targets for name, term in objective.per_term.items()}]
+    absent = dict.fromkeys(("iou", "abs_sum"), ABSENT)
+    with pytest.raises(RequestError, match="teacher drnet_resnet50: expected its targets iou, abs_sum in the train cache") as said:
+        make_plan(drnet, needs, absent, absent, spec.weights)
+    assert "run `make cache DATASET=demo SETTING=drnet_cfkd` to add it (with TEACHER=FILE, its weights)" in str(said.value)
+
+
+def test_a_cache_without_a_finished_part_is_passed_over(tmp_path):
+    small, large = make(tmp_path, "demo", 8), make(tmp_path, "demo", 24)
+    for entry in large.rglob("ledger/pairs/*.json"):
+        entry.unlink()
+    assert [cache.path for cache in open_caches(config(tmp_path, "dataset=demo"), "train")] == [small]
+    for path in small.rglob("ledger/pairs/*.json"):
+        path.unlink()
+    with pytest.raises(RequestError, match="found no cache that fits"):
+        resolve_dataset(config(tmp_path))

@@ -81,6 +81,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(world, 
     assert not list(tmp_path.rglob(checkpoint.FILE)), "a checkpoint of a diverged student would be gone on from"
 
 
+def test_a_student_that_the_last_step_spoils_fails_at_the_validation(world, tmp_path):
+    quick = ("train.epochs=1", "train.batches=1", "train.lr=1e30", "train.pictures=0")
+    with pytest.raises(RunError, match=r"validation after epoch 1: expected finite numbers, found ground_truth = (nan|inf), iou_error = "):
+        run(world.config(*quick, setting="gt", runs=tmp_path))
+    assert not list(tmp_path.rglob(checkpoint.FILE)) and not list(tmp_path.rglob("result.json"))
+
+
+def test_one_pair_a_process_is_refused_before_anything_is_written(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(RequestError, match=r"train\.batch: expected 2 pairs for each of 4 processes .*, found 4; raise it"):
+        run(world.config(runs=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_meter_names_the_first_bad_step():
     meter = Meter(0.0)
     for value in (1.0, 2.0, float("nan"), float("inf")):

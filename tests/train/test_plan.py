@@ -95,7 +95,7 @@ def test_new_proposals_send_the_teachers_predictions_online_and_leave_the_maps_c
 
 def test_only_predictions_have_a_number_a_proposal():
     assert [name for name, target in TARGETS.items() if target.per_proposal] == ["iou"]
-    assert why_not_cached(configs.load("atom_tskd", ["train.fresh=[proposals]"]), "response", "fresh") == ""
+    assert why_not_cached(configs.load("atom_tskd", ["train.augment=fresh", "train.fresh=[proposals]"]), "response", "fresh") == ""
 
 
 def test_fresh_brightness_of_a_pair_set_without_any_changes_nothing():

@@ -14,8 +14,7 @@ import configs
 from cache import Cache
 from configs import RequestError, RunError, cli
 from configs.budget import share_epochs
-from configs.schema import Losses, PhaseConfig
-from train.__main__ import main, parser
+from train.__main__ import main, parse_seeds, parser
 from train.reports import run_folder, study
 from train.reports.report import break_even, report
 from train.reports.run_folder import mflops, read_run, trained_parameters
@@ -140,14 +139,13 @@ def test_budgets_must_be_equal():
     ("lengths", "epochs", "wanted"), [((50, 50), 5, [2, 3]), ((1, 99), 4, [1, 3]), ((10, 10, 10), 3, [1, 1, 1]), ((3, 1), 8, [6, 2])]
 )
 def test_phases_share_the_epochs_in_proportion(lengths, epochs, wanted):
-    phases = tuple(PhaseConfig(epochs=length, losses=Losses(ground_truth=1)) for length in lengths)
-    assert [phase.epochs for phase in share_epochs(phases, epochs)] == wanted
+    assert share_epochs(lengths, epochs, "sep") == wanted
 
 
 def test_seeds_are_read_in_both_forms():
-    assert study.parse_seeds(["0,1", "2"]) == [0, 1, 2]
+    assert parse_seeds(["0,1", "2"]) == [0, 1, 2]
     with pytest.raises(RequestError, match="--seeds: expected whole numbers such as 0,1,2, found 'a'"):
-        study.parse_seeds(["a"])
+        parse_seeds(["a"])
 
 
 def test_help_lists_every_field_of_the_configuration(capsys):

@@ -89,6 +89,98 @@ def test_another_configuration_in_the_same_folder_is_refused_with_the_difference
     run(world.config("train.epochs=1", "train.lr=0.5", "train.name=other", setting="gt", runs=tmp_path))
 
 
+def steps(folder: Path) -> int:
+    result = run_folder.result_of(folder)
+    assert result is not None
+    return int(result["steps"])
+
+
+LENGTHENED = {
+    "plain": ("gt", ("train.lr_step=1",), ("train.epochs=2",), ("train.epochs=4",)),
+    "phases": ("sep", ("phases.0.epochs=1",), ("phases.1.epochs=1",), ("phases.1.epochs=3",)),
+    "trained projection": ("atom_compression", ("losses.projected_fidelity.projection=trained",), ("train.epochs=1",), ("train.epochs=3",)),
+}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("case", LENGTHENED)
+def test_a_lengthened_run_equals_one_that_was_begun_so(world, tmp_path, monkeypatch, case, killed, capsys):
+    setting, same, short, long = LENGTHENED[case]
+    options = ("train.check_pairs=0", "train.val_batches=1", "train.pictures=0", *same)
+    whole = run(world.config(*options, *long, setting=setting, runs=tmp_path / "whole"))
+    folder = run(world.config(*options, *short, setting=setting, runs=tmp_path / "short"))
+    config = world.config(*options, *long, setting=setting, runs=tmp_path / "short")
+    if killed:  # before the first checkpoint of what is new
+        with monkeypatch.context() as patch:
+            killed_at(patch, read_metrics(folder)[-1]["step"] + 1)
+            with pytest.raises(KeyboardInterrupt):
+                run(config)
+        assert not (folder / run_folder.RESULT).exists()
+    capsys.readouterr()
+    assert run(config) == folder
+    assert f"goes on after epoch {len([line for line in read_metrics(whole) if line['kind'] == 'val']) - 3} " in capsys.readouterr().out
+    assert without_times(folder) == without_times(whole)
+    assert (folder / run_folder.STUDENT).read_bytes() == (whole / run_folder.STUDENT).read_bytes()
+    assert steps(folder) == steps(whole) and configs.read(folder / run_folder.CONFIG) == config
+
+
+def test_what_cannot_change_is_said_by_field_and_leaves_every_file(world, tmp_path, monkeypatch):
+    options = ("train.check_pairs=0", "train.val_batches=1", "train.pictures=0", "phases.0.epochs=2", "phases.1.epochs=2")
+    config = world.config(*options, setting="sep", runs=tmp_path)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 13)  # one epoch of the second phase is done
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for change, message in {
+        "phases.0.epochs=3": r"phases\.0\.epochs: expected 2, for that phase is over, found 3",
+        "phases.1.epochs=1": r"phases\.1\.epochs: expected at least 2, for 1 are done, found 1",
+        "phases.1.freeze=[]": r"phases\.1\.freeze: there \['backbone'\], wanted \[\]\); .*\(a run goes on with another train\.epochs",
+    }.items():
+        with pytest.raises(RequestError, match=message):
+            run(world.config(*options, change, setting="sep", runs=tmp_path))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    folder = run(world.config(*options, "phases.1.epochs=3", setting="sep", runs=tmp_path))
+    (folder / checkpoint.FILE).unlink()
+    with pytest.raises(RequestError, match=r"expected checkpoint\.pt of the finished run to go on from, found none"):
+        run(world.config(*options, "phases.1.epochs=4", setting="sep", runs=tmp_path))
+    assert run(world.config(*options, "phases.1.epochs=3", setting="sep", runs=tmp_path)) == folder
+
+
+def test_a_run_that_was_renamed_and_moved_with_its_files_goes_on(world, tmp_path):
+    weights = tmp_path / "elsewhere" / "backbone.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(world.weights.read_bytes())
+    options = ("train.check_pairs=0", "train.val_batches=1", "train.pictures=0", f"student.weights={weights}")
+    folder = run(world.config(*options, "train.epochs=1", runs=tmp_path / "here"))
+    there = tmp_path / "there" / "atom_cfkd" / "renamed"
+    there.parent.mkdir(parents=True)
+    folder.rename(there)
+    (world.folder / "caches").rename(tmp_path / "caches")
+    weights.unlink()  # what a student started from is needed once
+    try:
+        moved = ("train.name=renamed", f"cache_dir={tmp_path / 'caches'}", f"teacher.weights={world.weights}", "train.val_every=2")
+        assert run(world.config(*options, "train.epochs=2", *moved, runs=tmp_path / "there")) == there
+    finally:
+        (tmp_path / "caches").rename(world.folder / "caches")
+    assert steps(there) == 8
+
+
+def test_a_start_that_fails_leaves_nothing_so_that_its_remedy_works(world, tmp_path, monkeypatch):
+    def no_network(*arguments, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", no_network)
+    options = ("train.epochs=1", "train.freeze=[]", "student.architecture=atom_resnet18", "train.batches=1")
+    with pytest.raises(RunError, match=r"no route to host; fetch it elsewhere and set student\.weights=FILE"):
+        run(world.config(*options, setting="atom_paper", runs=tmp_path))
+    assert not list(tmp_path.iterdir())
+    import models
+
+    models.save_weights(models.build("atom_resnet18"), tmp_path / "fetched.safetensors")
+    assert run(world.config(*options, f"student.weights={tmp_path}/fetched.safetensors", setting="atom_paper", runs=tmp_path)).is_dir()
+
+
 def test_a_run_does_not_go_on_from_other_caches(world, tmp_path, monkeypatch):
     config = world.config("train.check_pairs=0", setting="gt", runs=tmp_path)
     with monkeypatch.context() as patch:
@@ -119,16 +211,16 @@ def test_a_broken_checkpoint_is_named(tmp_path):
 
 
 def test_metrics_of_steps_after_the_checkpoint_are_dropped(tmp_path):
-    first = RunLog(tmp_path, 0, tensorboard=False)
+    first = RunLog(tmp_path, 0).begin(tensorboard=False)
     for step in (2, 4, 6):
         first.record("train", step, 1, loss=float("nan") if step == 6 else 1.0 / step)
     first.close()
     with open(tmp_path / METRICS, "a") as stream:
         stream.write('{"kind": "train", "st')
     assert [line["loss"] for line in read_metrics(tmp_path)] == [0.5, 0.25, None]
-    second = RunLog(tmp_path, 4, tensorboard=False)
+    second = RunLog(tmp_path, 4).begin(tensorboard=False)
     second.record("train", 5, 2, loss=1)
     second.close()
     assert [line["step"] for line in read_metrics(tmp_path)] == [2, 4, 5]
-    RunLog(tmp_path, 0, tensorboard=False).close()
+    RunLog(tmp_path, 0).begin(tensorboard=False).close()
     assert read_metrics(tmp_path) == []

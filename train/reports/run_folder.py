@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import configs
 import models
 from configs import Config, PairsConfig, RequestError
@@ -65,9 +63,14 @@ def read_run(folder: Path) -> RunRecord:
             f"{folder}: expected the folder of a run (with {CONFIG}), found none; give what `make train` printed as `run: PATH`"
         )
     metrics = read_metrics(folder)
-    result = json.loads((folder / RESULT).read_text()) if (folder / RESULT).is_file() else None
     kinds = {kind: [record for record in metrics if record["kind"] == kind] for kind in ("train", "val")}
-    return RunRecord(folder, configs.read(folder / CONFIG), kinds["train"], kinds["val"], result)
+    return RunRecord(folder, configs.read(folder / CONFIG), kinds["train"], kinds["val"], result_of(folder))
+
+
+def result_of(folder: Path) -> dict[str, Any] | None:
+    """What a finished run has written; None of another."""
+    path = folder / RESULT
+    return dict(json.loads(path.read_text())) if path.is_file() else None
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
@@ -83,12 +86,16 @@ def budget(config: Config) -> tuple[int, int]:
 
 def trained_parameters(architecture: str) -> int:
     """Parameters that a tracker uses: stages that are never run left out."""
+    import torch  # a folder is read without
+
     with torch.device("meta"):
         return models.parameter_counts(models.build(architecture))[1]
 
 
 def mflops(architecture: str, pairs: PairsConfig) -> float:
     """Multiply-adds of one forward pass over one pair of that geometry, in millions, as `python -m models show` counts them."""
+    import torch
+
     # building draws weights; a run's random state is its own
     with torch.random.fork_rng(devices=[]):
         return models.flops(models.build(architecture), pairs) / 1e6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -215,11 +214,3 @@ def _thesis_teacher(settings: Sequence[str]) -> float | None:
     """The published teacher's number, where all settings share one."""
     numbers = {THESIS_TEACHER.get(setting, ATOM_TEACHER if setting in THESIS else None) for setting in settings}
     return numbers.pop() if len(numbers) == 1 else None
-
-
-def parse_seeds(words: Sequence[str]) -> list[int]:
-    """`0,1,2` or `0 1 2`."""
-    seeds = [word for text in words for word in re.split(r"[,\s]+", text) if word]
-    if not seeds or not all(seed.isdigit() for seed in seeds):
-        raise RequestError(f"--seeds: expected whole numbers such as 0,1,2, found '{' '.join(words)}'; correct them")
-    return [int(seed) for seed in seeds]
