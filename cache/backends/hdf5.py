@@ -82,7 +82,7 @@ class Hdf5Copy:
 
     def published(self, unit: str) -> set[int]:
         with self._reading():
-            return {int(name) for name in self._file.get(f"ledger/{unit}", {}) if name.isdigit()}
+            return {int(name) for name in self._file.get(f"ledger/{unit}", {}) if name.isdecimal()}
 
     def history(self) -> list[dict[str, Any]]:
         with self._reading():
@@ -126,7 +126,7 @@ class Hdf5Copy:
             self._file.visit(names.append)
         for name in names:
             folder, _, last = name.rpartition("/")
-            counts = last.isdigit() if folder.startswith("ledger/") else last == "attributes"
+            counts = last.isdecimal() if folder.startswith("ledger/") else last == "attributes"
             if name not in known and not (folder in known and counts):
                 yield Stray("foreign object", name, 0)
 
