@@ -148,28 +148,40 @@ def load_state(tracker: Tracker, state: Mapping[str, Tensor], source: str, parts
         tracker.part(part)
     state = with_our_names(tracker, state)
     own = tracker.state_dict()
-    prefixes = tuple(f"{PARTS[part]}." for part in parts)
-    wanted = [name for name in own if name.startswith(prefixes)]
-    given = [name for name in wanted if name in state]
-    missing = [name for name in wanted if name not in state and not may_be_absent(tracker, name)]
-    # A file for a part may hold anything beside it; a file for the whole may not.
-    whole = set(parts) == set(PARTS)
-    extra = [name for name in state if name not in own and (whole or name.startswith(prefixes))]
-    shapes = {name: (tuple(state[name].shape), tuple(own[name].shape)) for name in given}
-    misshapen = [f"{name} {shape} instead of {own_shape}" for name, (shape, own_shape) in shapes.items() if shape != own_shape]
+    wrong = misfits(tracker, {name: tuple(value.shape) for name, value in state.items()}, parts)
+    shapes = {name: f"{tuple(state[name].shape)} instead of {tuple(own[name].shape)}" for name in wrong["misshapen"]}
+    wrong["misshapen"] = [f"{name} {shape}" for name, shape in shapes.items()]
     faults = [
         f"{len(names)} {kind} ({', '.join(printable(name, 120) for name in names[:3])}{', ...' if len(names) > 3 else ''})"
-        for kind, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+        for kind, names in wrong.items()
         if names
     ]
     if faults:
         raise RequestError(f"expected {tracker.architecture}'s parameters, found in {source}: {', '.join(faults)}; {_advice(state)}")
+    given = [name for name in own if name in state and name.startswith(_prefixes(parts))]
     for name in given:
         if not torch.isfinite(state[name]).all():
             raise RequestError(f"expected finite parameters, found {name} of {source} with NaN or inf; use another checkpoint")
     with torch.no_grad():
         for name in given:
             own[name].copy_(state[name])
+
+
+def misfits(tracker: Tracker, shapes: Mapping[str, tuple[int, ...]], parts: Collection[str] = tuple(PARTS)) -> dict[str, list[str]]:
+    """Names by what keeps parameters of these shapes from fitting a tracker, or some parts of it: missing, extra, misshapen."""
+    own, prefixes = tracker.state_dict(), _prefixes(parts)
+    wanted = [name for name in own if name.startswith(prefixes)]
+    # A file for a part may hold anything beside it; a file for the whole may not.
+    whole = set(parts) == set(PARTS)
+    return {
+        "missing": [name for name in wanted if name not in shapes and not may_be_absent(tracker, name)],
+        "extra": [name for name in shapes if name not in own and (whole or name.startswith(prefixes))],
+        "misshapen": [name for name in wanted if name in shapes and shapes[name] != tuple(own[name].shape)],
+    }
+
+
+def _prefixes(parts: Collection[str]) -> tuple[str, ...]:
+    return tuple(f"{PARTS[part]}." for part in parts)
 
 
 def _advice(state: Mapping[str, Tensor]) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import printable
-from models.checkpoint import is_safetensors, may_be_absent, read_state, state_dicts, with_our_names, wrapper_of
+from models.checkpoint import is_safetensors, misfits, read_state, state_dicts, with_our_names, wrapper_of
 from models.safe_pickle import Foreign, LazyTensor, read_pickled
 from models.tracker import ARCHITECTURES, PARTS, blueprint
 
@@ -130,12 +130,7 @@ def nearest_architecture(tensors: Mapping[str, Form]) -> dict[str, Any]:
 
 def _misfit(architecture: str, given: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     tracker = blueprint(architecture)
-    own, shapes = tracker.state_dict(), with_our_names(tracker, given)
-    lists = {
-        "missing": [name for name in own if name not in shapes and not may_be_absent(tracker, name)],
-        "extra": [name for name in shapes if name not in own],
-        "misshapen": [name for name in own if name in shapes and shapes[name] != tuple(own[name].shape)],
-    }
+    lists = misfits(tracker, with_our_names(tracker, given))
     bad = (*lists["missing"], *lists["misshapen"])
     return {
         "architecture": architecture,

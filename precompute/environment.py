@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from configs.machine import free_bytes
+from configs.machine import existing, free_bytes
 from configs.units import size_text
 from precompute.datasets import Problem
 
@@ -39,8 +39,7 @@ def environment(cache_dir: str) -> dict[str, Any]:
 
 def disk_problems(cache_dir: str) -> list[Problem]:
     """A folder for caches that cannot be made or written, or that has less than `LEAST_FREE` bytes."""
-    path = Path(cache_dir)
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    there = existing(Path(cache_dir))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         what = "a file" if not there.is_dir() else "one without the right to write"
         return [Problem(str(there), 0, f"expected a folder that caches can be written to, found {what}; set CACHE_DIR to another")]
