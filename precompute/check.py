@@ -17,9 +17,9 @@ from configs.load import load
 from configs.machine import processors
 from configs.progress import ProgressBar
 from configs.schema import PairsConfig
+from pairs.annotation import real
 from pairs.frames import FrameError, read_frame
 from precompute.datasets import Dataset, Problem, open_entry
-from precompute.datasets.text import real
 from precompute.environment import environment
 
 _LOOKED_AT = 256  # sequences a split whose first frame is read

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from precompute.datasets.table import Options, Outlines, Survey, Table
-from precompute.datasets.text import FARTHEST, Fault, Problem, expecting, plausible, read_text, real, require
+from pairs.annotation import FARTHEST, Fault, Problem, expecting, plausible, read_text, real, require
+from pairs.layouts import Options
+from precompute.datasets.table import Outlines, Survey, Table
 
 OPTIONS = ("annotations", "images")
 _SPACE = re.compile(r"[ \t\n\r]*")

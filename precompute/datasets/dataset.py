@@ -16,9 +16,9 @@ import numpy as np
 
 from configs.errors import RequestError
 from configs.schema import PairsConfig
+from pairs.annotation import unpack_name
 from pairs.frames import read_frame
 from precompute.datasets.table import Table
-from precompute.datasets.text import unpack_name
 
 
 class FrameSource(Protocol):

@@ -1,4 +1,4 @@
-"""The kinds of data sets, one row each. A new one is a row here, with its function in `layouts` or a module of its own."""
+"""The kinds of data sets, one row each. A new one is a row here, with its function in `pairs/layouts.py` or a module of its own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from precompute.datasets import coco, layouts
+from pairs import layouts
+from pairs.layouts import Options
+from precompute.datasets import coco
 from precompute.datasets.dataset import FileSource, FrameSource
 from precompute.datasets.scan import Layout
 from precompute.datasets.synthetic import BlendSource, SynthSource, pasteable, single_frames
-from precompute.datasets.table import Options, Survey, Table
+from precompute.datasets.table import Survey, Table
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ import numpy as np
 
 from configs.errors import RequestError, nearest
 from configs.files import fingerprint
+from pairs.annotation import Fault, sequences_named
+from pairs.layouts import Options
 from precompute.datasets.dataset import Dataset, FileSource
 from precompute.datasets.kinds import KINDS, Kind
-from precompute.datasets.table import Options, Table
-from precompute.datasets.text import Fault, sequences_named
+from precompute.datasets.table import Table
 
 _COMMON = ("kind", "root", "split_file", "skip_faulty")
 # raised whenever the same files give another table, or a table another index

@@ -19,35 +19,25 @@ from typing import TypeVar
 
 import numpy as np
 
-from precompute.datasets.table import Options, Survey, Table
-from precompute.datasets.text import (
+from pairs.annotation import (
     IMAGE_SUFFIXES,
     Fault,
     Problem,
-    expecting,
+    frame_names,
     pack_names,
     read_boxes,
     read_labels,
     real,
     sequences_named,
-    sort_names,
 )
+from pairs.layouts import Located, Options
+from precompute.datasets.table import Survey, Table
 
 # threads hide the latency of a network file system; a block keeps their switching cheap on a local disk
 _THREADS = 16
 _BLOCK = 64
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Located:
-    """One sequence, its paths relative to the root: folder of frames, file of boxes, files of labels."""
-
-    name: str
-    folder: str
-    truth: str
-    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,10 +130,3 @@ def _read(root: Path, layout: Layout, sequence: Located) -> tuple[str, np.ndarra
     except Fault as fault:
         return fault.problem
     return pack_names(names), boxes, visible
-
-
-def frame_names(folder: str) -> list[str]:
-    """Names of the frames in a folder, of any kind of image, in natural order; hidden files (`._1.jpg` of macOS) are none."""
-    with expecting(folder, "a folder of frames", "unpack the sequence or drop it"):
-        names = os.listdir(folder)
-    return sort_names([name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")])

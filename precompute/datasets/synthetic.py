@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 
 from configs.errors import RequestError
+from pairs.annotation import unpack_name
 from pairs.frames import FrameError
 from precompute.datasets.dataset import FileSource
 from precompute.datasets.table import Outlines, Table
-from precompute.datasets.text import unpack_name
 
 # raised whenever the same numbers make another frame
 VERSION = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from configs.files import atomic_writer
-from precompute.datasets.text import Problem
-
-Options = Mapping[str, Any]  # of one split of a catalog entry
+from pairs.annotation import Problem
 
 
 @dataclass(frozen=True)

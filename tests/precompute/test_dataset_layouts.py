@@ -10,11 +10,12 @@ import pytest
 
 from configs.errors import RequestError
 from configs.schema import PairsConfig
+from pairs.annotation import natural, pack_names, read_boxes, unpack_name
+from pairs.layouts import Options
 from precompute.datasets import KINDS, open_entry
 from precompute.datasets.coco import _items
 from precompute.datasets.kinds import Kind
-from precompute.datasets.table import Options, Survey, Table
-from precompute.datasets.text import natural, pack_names, read_boxes, unpack_name
+from precompute.datasets.table import Survey, Table
 from tests.compare import frames_of
 
 

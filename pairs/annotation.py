@@ -1,4 +1,4 @@
-"""The small text files of the data sets: lists, boxes, labels; and names of frames.
+"""The small text files of data sets: lists, boxes, labels; and names of frames. The same for caching and for tracking.
 
 Every function returns its value or raises `Fault` with the file and line, so that one scan can collect all of them.
 """
@@ -34,7 +34,7 @@ class Problem(NamedTuple):
 
 
 class Fault(Exception):
-    """Carries a `Problem` up to the scan; never leaves this package."""
+    """Carries a `Problem` up to whoever scans a data set; no user sees it as it is."""
 
     def __init__(self, file: str, line: int, what: str) -> None:
         super().__init__(file, line, what)
@@ -171,6 +171,13 @@ def natural(name: str) -> list[tuple[int, int | str]]:
 def sort_names(names: list[str]) -> list[str]:
     """Names in natural order (which is the plain order where all have their last dot at one place)."""
     return sorted(names) if len({name.rfind(".") for name in names}) <= 1 else sorted(names, key=natural)
+
+
+def frame_names(folder: str) -> list[str]:
+    """Names of the frames in a folder, of any kind of image, in natural order; hidden files (`._1.jpg` of macOS) are none."""
+    with expecting(folder, "a folder of frames", "unpack the sequence or drop it"):
+        names = os.listdir(folder)
+    return sort_names([name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")])
 
 
 def pack_names(names: list[str]) -> str:

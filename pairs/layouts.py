@@ -7,13 +7,25 @@ reads lists only, and raises `Fault` for a missing or empty one.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.errors import RequestError
-from precompute.datasets.scan import Located
-from precompute.datasets.table import Options
-from precompute.datasets.text import Fault, expecting, find_split_file, natural, read_list, require
+from pairs.annotation import Fault, expecting, find_split_file, natural, read_list, require
+
+Options = Mapping[str, Any]  # of one split of a catalog entry
+
+
+@dataclass(frozen=True)
+class Located:
+    """One sequence, its paths relative to the root: folder of frames, file of boxes, files of labels."""
+
+    name: str
+    folder: str
+    truth: str
+    labels: tuple[str, ...] = ()
 
 
 def got10k(root: Path, split: str, options: Options) -> list[Located]:
