@@ -18,10 +18,11 @@ SEEDS ?= 0 1 2
 CACHE_DIR ?= caches
 RUN_DIR ?= runs
 DEMO_ROOT ?= data/demo
+DEMO_EVAL_ROOT ?= data/demo-eval
 GPUS ?= 1
 COVERAGE ?= 1
 ARGS ?=
-export CACHE_DIR RUN_DIR DEMO_ROOT
+export CACHE_DIR RUN_DIR DEMO_ROOT DEMO_EVAL_ROOT
 
 comma := ,
 # on Linux the feed is DALI's; elsewhere (no wheels) the PyTorch/OpenCV feed takes its place
@@ -32,7 +33,7 @@ else
 LAUNCH := $(BIN)/torchrun --standalone --nproc-per-node $(GPUS) --no-python $(TEACHONCE)
 endif
 
-.PHONY: help setup demo demo-teacher cache train study test lowest lint bench tensorboard verify view check clean
+.PHONY: help setup demo demo-eval demo-teacher cache train study test lowest lint bench tensorboard verify view check clean
 
 help: ## this list
 	@echo "TeachOnce: cache a tracking teacher once, train every student from the cache."
@@ -56,6 +57,9 @@ demo: setup ## the main job on a generated data set, from nothing: frames, cache
 	$(TEACHONCE) precompute cache --dataset demo --setting demo $(ARGS)
 	$(TEACHONCE) train run --setting demo $(ARGS)
 	$(TEACHONCE) train report "$(RUN_DIR)"/demo/* --out reports/demo
+
+demo-eval: setup ## 32 generated sequences of 120 frames to evaluate trackers on (DATASET=demo_eval)
+	$(TEACHONCE) precompute demo-data --kind eval --out "$(DEMO_EVAL_ROOT)"
 
 demo-teacher: setup ## trains the demo's teacher again and replaces models/demo_teacher (long)
 	$(TEACHONCE) precompute demo-data --out data/demo-teacher --train 600 --val 24 --frames 32 --seed 1

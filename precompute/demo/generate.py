@@ -28,26 +28,44 @@ from precompute.demo.scene import Annotation, Scene
 VERSION = 1
 MARKER = "demo.json"
 QUALITY = 90
-_NAMES = {"train": "GOT-10k_Train_{:06d}", "val": "GOT-10k_Val_{:06d}"}
+# a split's place here is the number of its random stream
+_NAMES = {"train": "GOT-10k_Train_{:06d}", "val": "GOT-10k_Val_{:06d}", "test": "GOT-10k_Test_{:06d}"}
 
 
 class Request(NamedTuple):
-    """What to generate: sequences of each split, frames a sequence, seed."""
+    """What to generate: sequences of each split, frames a sequence, seed, and how far the written frames of a scene are apart."""
 
     train: int
     val: int
     frames: int
     seed: int
+    test: int = 0
+    every: int = 1
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Split -> its sequences, of those that have any."""
+        counts = {"train": self.train, "val": self.val, "test": self.test}
+        return {split: count for split, count in counts.items() if count}
+
+
+KINDS = {"demo": Request(train=48, val=12, frames=40, seed=0), "eval": Request(train=0, val=0, test=32, frames=120, seed=0)}
+"""What to generate by name. In 120 frames a target goes as far as in 40 of the demo: a third of the motion a frame."""
+_COUNTS = {"train": "training sequences", "val": "validation sequences", "test": "evaluation sequences", "frames": "frames a sequence"}
 
 
 def parser(prog: str) -> Parser:
     """The options of `main`; prog: what the user has typed before them."""
     options = Parser(prog=prog, description=__doc__)
     options.add_argument("--out", type=Path, default=Path("data/demo"), help="folder to fill (default: data/demo)")
-    options.add_argument("--train", type=int, default=48, help="training sequences (default: 48)")
-    options.add_argument("--val", type=int, default=12, help="validation sequences (default: 12)")
-    options.add_argument("--frames", type=int, default=40, help="frames a sequence (default: 40)")
+    options.add_argument(
+        "--kind", choices=tuple(KINDS), default="demo", help="eval: a test split alone, to evaluate trackers on (default: demo)"
+    )
+    for name, what in _COUNTS.items():
+        values = ", ".join(f"{kind} {getattr(request, name)}" for kind, request in KINDS.items())
+        options.add_argument(f"--{name}", type=int, help=f"{what} (default: {values})")
     options.add_argument("--seed", type=int, default=0, help="other seed, other data (default: 0)")
+    options.add_argument("--every", type=int, default=1, help="write each n-th frame of a scene: larger motion between frames (default: 1)")
     options.add_argument("--jobs", type=int, default=0, help="processes (default: one a processor)")
     return options
 
@@ -55,12 +73,17 @@ def parser(prog: str) -> Parser:
 def main(arguments: Sequence[str], prog: str = "python -m precompute demo-data") -> int:
     """The command line `python -m precompute demo-data`."""
     options = parser(prog).parse_args(arguments)
-    for name, least in (("train", 1), ("val", 1), ("frames", 2), ("seed", 0), ("jobs", 0)):
-        if getattr(options, name) < least:
-            raise RequestError(f"--{name}: expected a number of at least {least}, found {getattr(options, name)}; correct it")
-    request = Request(options.train, options.val, options.frames, options.seed)
+    given = {name: value for name in Request._fields if (value := getattr(options, name)) is not None}
+    least = {"frames": 2, "every": 1}
+    for name, value in (given | {"jobs": options.jobs}).items():
+        if value < least.get(name, 0):
+            raise RequestError(f"--{name}: expected a number of at least {least.get(name, 0)}, found {value}; correct it")
+    request = KINDS[options.kind]._replace(**given)
+    if not request.splits:
+        raise RequestError("expected sequences to generate, found --train, --val and --test of 0; raise one of them")
     made = generate(options.out, request, options.jobs or processors())
-    print(f"{options.out}: {request.train} + {request.val} sequences of {request.frames} frames, {'made' if made else 'already there'}")
+    counts = " + ".join(map(str, request.splits.values()))
+    print(f"{options.out}: {counts} sequences of {request.frames} frames, {'made' if made else 'already there'}")
     return 0
 
 
@@ -71,15 +94,16 @@ def generate(out: Path, request: Request, jobs: int = 1) -> bool:
     """
     parameters = {"version": VERSION, **request._asdict()}
     marker = out / MARKER
-    if _read_marker(out) == {**parameters, "complete": True}:
+    # a marker of before a field was there stands for its default
+    if {**Request._field_defaults, **_read_marker(out)} == {**parameters, "complete": True}:
         return False
     # the marker comes first and is completed last: a killed run is known as ours, and as partial
     write_atomic(marker, json.dumps({**parameters, "complete": False}) + "\n")
     work = []
-    for split, count in (("train", request.train), ("val", request.val)):
+    for folder in filter(Path.exists, (out / split for split in _NAMES)):
+        shutil.rmtree(folder)
+    for split, count in request.splits.items():
         folder, names = out / split, [_NAMES[split].format(index + 1) for index in range(count)]
-        if folder.exists():
-            shutil.rmtree(folder)
         folder.mkdir(parents=True)
         (folder / "list.txt").write_text("".join(f"{name}\n" for name in names))
         work += [(folder / name, split, index, request) for index, name in enumerate(names)]
@@ -127,7 +151,7 @@ def write_sequence(folder: Path, split: str, index: int, request: Request) -> No
     # the processes are the parallelism
     cv2.setNumThreads(1)
     try:
-        scene = Scene(np.random.default_rng([request.seed, list(_NAMES).index(split), index]), request.frames)
+        scene = Scene(np.random.default_rng([request.seed, list(_NAMES).index(split), index]), request.frames, request.every)
         folder.mkdir(parents=True)
         annotations = []
         for number, (frame, annotation) in enumerate(scene.frames(), 1):

@@ -38,9 +38,10 @@ class Actor:
 class Scene:
     """Everything of one sequence, drawn from `rng`; `frames` renders it."""
 
-    def __init__(self, rng: np.random.Generator, count: int) -> None:
-        """count: frames."""
-        self.rng = rng
+    def __init__(self, rng: np.random.Generator, count: int, every: int = 1) -> None:
+        """count: frames to render; every: how many steps of motion lie between two of them."""
+        self.rng, self.every = rng, every
+        count = (count - 1) * every + 1
         self.width, self.height = FRAME_SIZES[rng.integers(len(FRAME_SIZES))]
         recipe = draw_recipe(rng)
         look = draw_look(rng, recipe)
@@ -61,7 +62,7 @@ class Scene:
 
     def frames(self) -> Iterator[tuple[np.ndarray, Annotation]]:
         """Every frame with its annotation."""
-        return (self._frame(index) for index in range(len(self.target.poses)))
+        return (self._frame(index) for index in range(0, len(self.target.poses), self.every))
 
     def _walk(self, count: int, base: float) -> list[Pose]:
         """A smooth path inside the frame: two or three bends, changing size, turn and aspect."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from configs.catalog import dataset_entry
 from configs.errors import RequestError
 from configs.schema import PairsConfig
 from precompute.datasets import open_entry
@@ -49,6 +51,44 @@ def test_a_sequence_depends_on_its_number_only(made, tmp_path):
     generate.generate(tmp_path / "seed", SMALL._replace(seed=6, train=1))
     other = _digests(tmp_path / "seed")
     assert all(ours[name] != other[name] for name in shared if name.endswith(".jpg"))
+
+
+def test_the_evaluation_split_is_of_its_own_stream(made, tmp_path, capsys, monkeypatch):
+    """No frame of training, in a folder of its own that opens by its name; the counts of the kind are defaults."""
+    root = tmp_path / "eval"
+    arguments = ["--kind", "eval", "--out", str(root), "--test", "2", "--frames", "4", "--seed", "5", "--jobs", "1"]
+    assert generate.main(arguments) == 0
+    assert capsys.readouterr().out == f"{root}: 2 sequences of 4 frames, made\n"
+    assert sorted(path.name for path in root.iterdir()) == ["demo.json", "test"]
+    theirs, ours = _digests(root), _digests(made)
+    assert not set(theirs.values()) & {value for name, value in ours.items() if name.endswith((".jpg", "groundtruth.txt"))}
+    monkeypatch.setenv("DEMO_EVAL_ROOT", str(root))
+    assert open_entry("demo_eval", dataset_entry("demo_eval"), "val").lengths.tolist() == [4, 4]
+
+
+def test_a_target_of_the_evaluation_set_moves_a_third_as_far_a_frame():
+    def step(kind: str) -> float:
+        poses = Scene(np.random.default_rng(7), generate.KINDS[kind].frames).target.poses
+        return float(np.mean([np.hypot(b.x - a.x, b.y - a.y) for a, b in itertools.pairwise(poses)]))
+
+    assert step("eval") == pytest.approx(step("demo") / 3, rel=0.1)
+
+
+def test_every_nth_frame_of_a_scene_is_written():
+    whole, apart = (Scene(np.random.default_rng(7), count, every) for count, every in ((7, 1), (3, 3)))
+    boxes, every_third = ([annotation.box for _, annotation in scene.frames()] for scene in (whole, apart))
+    assert every_third == boxes[::3]
+    assert len(set(boxes)) == 7
+
+
+def test_a_marker_of_before_a_field_counts_as_its_default(tmp_path):
+    request = SMALL._replace(train=1, val=0, frames=2)
+    assert generate.generate(tmp_path / "out", request)
+    marker = tmp_path / "out" / "demo.json"
+    old = {key: value for key, value in json.loads(marker.read_text()).items() if key not in ("test", "every")}
+    marker.write_text(json.dumps(old))
+    assert not generate.generate(tmp_path / "out", request)
+    assert generate.generate(tmp_path / "out", request._replace(every=2))
 
 
 def test_it_opens_as_got10k(made):
@@ -104,6 +144,8 @@ def test_folders_of_others_are_refused(tmp_path):
         generate.generate(tmp_path, SMALL)
     with pytest.raises(RequestError, match="--frames: expected a number of at least 2, found 1"):
         generate.main(["--out", str(tmp_path), "--frames", "1"])
+    with pytest.raises(RequestError, match="found --train, --val and --test of 0"):
+        generate.main(["--out", str(tmp_path), "--train", "0", "--val", "0"])
 
 
 def test_help_names_the_command_that_was_typed(capsys):
