@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 
 from configs.cli import Parser, run
+from configs.process import settle
 
 PARTS = ("steps", "losses", "growth")
 
@@ -26,10 +27,12 @@ PARTS = ("steps", "losses", "growth")
 def main(arguments: Sequence[str], prog: str = "python -m bench") -> int:
     """Measures everything and prints the tables; `python -m bench staleness ...`: see `bench.staleness`."""
     if arguments and arguments[0] == "staleness":
+        settle()
         from bench import staleness
 
         return staleness.main(arguments[1:], f"{prog} staleness")
     options = parser(prog).parse_args(arguments)
+    settle()
     from bench.speed import measure  # brings torch
 
     measure(options)

@@ -11,6 +11,7 @@ from typing import Any
 
 from configs.cli import Parser, run
 from configs.errors import RequestError, printable
+from configs.process import settle
 from configs.schema import ImageConfig, PairsConfig, SearchImageConfig
 
 INPUT = "safetensors, or a PyTorch or PyTracking checkpoint"
@@ -71,6 +72,7 @@ def parser(prog: str) -> Parser:
 def main(arguments: Sequence[str], prog: str = "python -m models") -> None:
     """The command line; see `python -m models --help`."""
     options = parser(prog).parse_args(list(arguments))
+    settle(say=lambda line: None, leave_busy=False)
     import torch
 
     from models.convert import convert, load_tracker

@@ -12,6 +12,7 @@ import configs
 from configs.catalog import dataset_entry, members
 from configs.cli import Parser, run
 from configs.errors import RequestError
+from configs.process import settle
 
 # command -> where its own main is, imported when it is chosen
 OTHERS = {"demo-data": "precompute.demo.generate", "check": "precompute.check"}
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str], prog: str = "python -m precompute") -> int:
     config, part = configs.load(options.setting, given), share(options.share)
     for name in dict.fromkeys(name for split in splits for name in members(options.dataset, split)):
         dataset_entry(name)
+    # a cache may not depend on what else the machine does
+    settle(leave_busy=False)
     from precompute.run import Request, make_caches  # brings torch: only once the request is understood
 
     make_caches(Request(config, options.dataset, splits, options.targets, part, options.device, options.threads))

@@ -12,6 +12,7 @@ from pathlib import Path
 import configs
 from configs import RequestError
 from configs.cli import Parser, run
+from configs.process import settle
 
 
 def main(arguments: Sequence[str], prog: str = "python -m train") -> int:
@@ -30,11 +31,13 @@ def main(arguments: Sequence[str], prog: str = "python -m train") -> int:
         seeds = parse_seeds(options.seeds)
         for setting in options.settings:
             configs.load(setting, options.overrides)
+        settle()
         from train.reports.study import study  # brings torch: only once the request is understood
 
         print(f"report: {study(options.settings, seeds, options.out, options.overrides, options.epochs, options.batches)}")
     else:
         config = configs.load(options.setting, options.overrides)
+        settle()
         import train.run  # brings torch
 
         train.run.run(config)

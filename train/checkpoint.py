@@ -24,6 +24,7 @@ class Position:
 
     `phase` is the phase that the next epoch belongs to; `seconds` is the time spent training so far.
     `inputs` names what was trained from (fingerprints of the caches and of the teacher), so that a run does not go on from others.
+    `threads` are torch's: with another count, sums are rounded otherwise. 0: not known.
     """
 
     phase: int = 0
@@ -32,6 +33,7 @@ class Position:
     step: int = 0
     seconds: float = 0.0
     inputs: dict[str, str] = field(default_factory=dict)
+    threads: int = 0
 
 
 def save(path: Path, position: Position, students: nn.Module, objective: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:

@@ -20,7 +20,8 @@ import configs
 import models
 from configs import Config, RequestError
 from configs.files import write_atomic
-from configs.machine import processors
+from configs.machine import cores, processors
+from configs.process import threads_are_ours
 from kdlosses import LiveTeacher, Objective, build_objectives
 from pairs.decode import decoder_name
 from train import checkpoint
@@ -116,6 +117,7 @@ def _train(config: Config, before: Config | None, folder: Path, place: tuple[tor
         raise RequestError(f"{folder}: expected {checkpoint.FILE} of the finished run to go on from, found none; begin another train.name")
     position, state = loaded if loaded is not None else (Position(inputs=inputs.identity()), None)
     refuse_other_inputs(position, inputs.identity(), folder)
+    _keep_threads(position)
     changed = go_on(position, before, config, folder) if before is not None else []
     log = RunLog(folder, position.step, writes=rank == 0)
     setup = Setup(config, device, rank, world, inputs, plan, objectives, None, folder, log)
@@ -146,6 +148,13 @@ def _train(config: Config, before: Config | None, folder: Path, place: tuple[tor
             _finish(setup, students, position)
     finally:
         log.close()
+
+
+def _keep_threads(position: Position) -> None:
+    """Takes as many threads as the run began with, where that is ours to choose: another count rounds sums otherwise."""
+    if position.threads and threads_are_ours() and position.threads <= cores():
+        torch.set_num_threads(position.threads)
+    position.threads = torch.get_num_threads()
 
 
 def _announce(setup: Setup, position: Position, changed: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import models
+import train.run
 from cache import Cache
 from configs import PairsConfig, RequestError, RunError
 from kdlosses import LiveTeacher, build_objectives
@@ -103,6 +104,17 @@ def test_the_meter_names_the_first_bad_step():
         meter.means(10)
     meter.rows = meter.rows[:2]
     assert meter.means(2) == {"a": 1.0, "b": 1.5}
+
+
+@pytest.mark.parametrize(("ours", "began", "taken"), [(True, 3, 3), (True, 0, None), (True, 64, None), (False, 3, None)])
+def test_a_run_goes_on_with_the_threads_it_began_with(monkeypatch, ours, began, taken):
+    asked: list[int] = []
+    monkeypatch.setattr(train.run, "threads_are_ours", lambda: ours)
+    monkeypatch.setattr(train.run, "cores", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    position = checkpoint.Position(threads=began)
+    train.run._keep_threads(position)
+    assert asked == ([taken] if taken else []) and position.threads == torch.get_num_threads()
 
 
 def test_bfloat16_and_channels_last_stay_near_float32(world, tmp_path):
