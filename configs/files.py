@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -63,6 +65,23 @@ def sha256_file(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """SHA-256 (hex) of the value's one text as JSON: sorted keys, no spaces, no NaN."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def require_regular(path: Path) -> os.stat_result:
+    """The status of a regular file. OSError for anything else: a pipe or a device could block for ever, or never end."""
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder", str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "a pipe or a device", str(path))
+    return status
+
+
+def read_regular(path: Path, most: int = 2**40) -> bytes:
+    """The content of a regular file (see `require_regular`) of at most `most` bytes. OSError; ValueError for a path with a NUL."""
+    if (size := require_regular(path).st_size) > most:
+        raise OSError(errno.EFBIG, f"{size:,} bytes, of at most {most:,}", str(path))
+    return path.read_bytes()
 
 
 def read_yaml(path: Path, example: str = "configs/settings/atom_cfkd.yaml") -> dict[str, Any]:

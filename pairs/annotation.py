@@ -106,12 +106,19 @@ def sequences_named(split_file: str, names: Sequence[str], root: Path) -> list[i
     return list(picked)
 
 
-def read_boxes(path: str) -> np.ndarray:
+class Labels(NamedTuple):
+    """What a file says of the frames, one row each, and what is wrong with some of the rows (whose values are zero)."""
+
+    values: np.ndarray
+    faults: dict[int, Problem]
+
+
+def box_rows(path: str) -> Labels:
     """Boxes (n, 4) float64, one `x,y,w,h` a line, separated by commas, tabs, semicolons or spaces.
 
     Blank lines at the end are dropped. A zero-size box is a value like any other (an invisible frame), and so is a row of four NaN
-    (UAV123, NfS: the target is absent), which becomes 0,0,0,0. A line that does not hold four finite numbers is a fault, and so is
-    a number of more than `FARTHEST`.
+    (UAV123, NfS: the target is absent), which becomes 0,0,0,0. A line that does not hold four finite numbers is a faulty row, and so is
+    one with a number of more than `FARTHEST`.
     """
     text = read_text(path).rstrip()
     lines = text.split("\n") if text else []
@@ -120,22 +127,35 @@ def read_boxes(path: str) -> np.ndarray:
         with suppress(ValueError):
             boxes = np.array(list(map(float, text.replace("\n", ",").split(","))), np.float64).reshape(-1, 4)
             if plausible(boxes):
-                return boxes
-    return np.array([_box(path, number, line) for number, line in enumerate(lines, 1)], np.float64).reshape(-1, 4)
+                return Labels(boxes, {})
+    rows = [_box(path, number, line) for number, line in enumerate(lines, 1)]
+    boxes = np.array([[0.0] * 4 if isinstance(row, Problem) else row for row in rows], np.float64).reshape(-1, 4)
+    return Labels(boxes, {index: row for index, row in enumerate(rows) if isinstance(row, Problem)})
 
 
-def _box(path: str, number: int, line: str) -> list[float]:
+def read_boxes(path: str) -> np.ndarray:
+    """As `box_rows`, of a file whose rows are all needed: a faulty one is a `Fault`."""
+    return _faultless(box_rows(path))
+
+
+def _faultless(labels: Labels) -> np.ndarray:
+    for fault in labels.faults.values():
+        raise Fault(*fault)
+    return labels.values
+
+
+def _box(path: str, number: int, line: str) -> list[float] | Problem:
     values: list[float] = []
     with suppress(ValueError):
         values = [float(field) for field in re.split(r"[,;\s]+", line) if field]
     if len(values) != 4:
-        raise Fault(path, number, f"expected four numbers x,y,w,h, found '{line.strip()[:60]}'; mend the line")
+        return Problem(path, number, f"expected four numbers x,y,w,h, found '{line.strip()[:60]}'; mend the line")
     if all(map(math.isnan, values)):
         return [0.0] * 4
     if not all(map(math.isfinite, values)):
-        raise Fault(path, number, f"expected finite numbers, found '{line.strip()[:60]}'; mend the line or drop the sequence")
+        return Problem(path, number, f"expected finite numbers, found '{line.strip()[:60]}'; mend the line")
     if not plausible(values):
-        raise Fault(path, number, f"expected numbers up to {FARTHEST:,}, found '{line.strip()[:60]}', beyond any frame; mend the line")
+        return Problem(path, number, f"expected numbers up to {FARTHEST:,}, found '{line.strip()[:60]}', beyond any frame; mend the line")
     return values
 
 
@@ -149,18 +169,24 @@ def real(boxes: np.ndarray) -> np.ndarray:
     return np.asarray((boxes[:, 2] >= 1) & (boxes[:, 3] >= 1))
 
 
-def read_labels(path: str) -> np.ndarray:
-    """Integers (n,) int64, one a line or all on one comma-separated line."""
+def label_rows(path: str) -> Labels:
+    """Integers (n,) int64, one a line or all on one comma-separated line. One of more than nine digits, or none, is a faulty row."""
     text = read_text(path)
-    try:
-        return np.array(list(map(int, text.replace(",", " ").split())), np.int64)
-    except (ValueError, OverflowError) as error:
-        for number, line in enumerate(text.split("\n"), 1):
-            for field in line.replace(",", " ").split():
-                # no label needs more than nine digits
-                if not re.fullmatch(r"[-+]?\d{1,9}", field):
-                    raise Fault(path, number, f"expected whole numbers, found '{field[:40]}'; mend the line") from error
-        raise
+    with suppress(ValueError, OverflowError):
+        return Labels(np.array(list(map(int, text.replace(",", " ").split())), np.int64), {})
+    fields = [(number, field) for number, line in enumerate(text.split("\n"), 1) for field in line.replace(",", " ").split()]
+    whole = [re.fullmatch(r"[-+]?[0-9]{1,9}", field) is not None for _, field in fields]
+    faults = {
+        index: Problem(path, number, f"expected whole numbers, found '{field[:40]}'; mend the line")
+        for index, (number, field) in enumerate(fields)
+        if not whole[index]
+    }
+    return Labels(np.array([int(field) if fine else 0 for (_, field), fine in zip(fields, whole, strict=True)], np.int64), faults)
+
+
+def read_labels(path: str) -> np.ndarray:
+    """As `label_rows`, of a file whose rows are all needed: a faulty one is a `Fault`."""
+    return _faultless(label_rows(path))
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:

@@ -1,7 +1,7 @@
 """Where each video data set keeps its frames, boxes and labels: (root, split, options) -> its sequences in order.
 
-Layouts: GOT-10k (arXiv:1810.11981), LaSOT (arXiv:1809.07845), TrackingNet (arXiv:1803.10794), and a plain folder of frames. Every function
-reads lists only, and raises `Fault` for a missing or empty one.
+Layouts: GOT-10k (arXiv:1810.11981), LaSOT (arXiv:1809.07845), TrackingNet (arXiv:1803.10794), a plain folder of frames, and video files.
+Every function reads lists only, and raises `Fault` for a missing or empty one.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 
 from configs.errors import RequestError
 from pairs.annotation import Fault, expecting, find_split_file, natural, read_list, require
+from pairs.frames import VIDEO_SUFFIXES
 
 Options = Mapping[str, Any]  # of one split of a catalog entry
 
 
 @dataclass(frozen=True)
 class Located:
-    """One sequence, its paths relative to the root: folder of frames, file of boxes, files of labels."""
+    """One sequence, its paths relative to the root: folder of frames or video, file of boxes, files of labels."""
 
     name: str
     folder: str
@@ -47,6 +48,26 @@ def folder(root: Path, split: str, options: Options) -> list[Located]:
     if not names:
         raise Fault(str(top), 0, "expected frames with a groundtruth.txt, or such subfolders, found neither; check the root")
     return [Located(name, p := os.path.normpath(f"{base}/{name}"), f"{p}/groundtruth.txt") for name in names]
+
+
+def video(root: Path, split: str, options: Options) -> list[Located]:
+    """`<name>.mp4` (or another of `VIDEO_SUFFIXES`) with `<name>.txt` beside it, in the folder or its subfolders; option `folder`: `.`."""
+    base = str(options.get("folder", "."))
+    top = root / base
+    require(top, root, "a folder", "set `folder`")
+    folders = ["", *sorted((f"{entry.name}/" for entry in _visible_entries(top) if entry.is_dir()), key=natural)]
+    located: dict[str, Located] = {}
+    for folder in folders:
+        names = [entry.name for entry in _visible_entries(top / folder) if entry.name.lower().endswith(VIDEO_SUFFIXES)]
+        for name in sorted(names, key=natural):
+            stem = folder + name.rpartition(".")[0]
+            path = os.path.normpath(f"{base}/{folder}{name}")
+            if stem in located:
+                raise Fault(f"{root}/{path}", 0, f"expected one video for {stem}.txt, found {located[stem].folder} too; rename one of them")
+            located[stem] = Located(stem, path, os.path.normpath(f"{base}/{stem}.txt"))
+    if not located:
+        raise Fault(str(top), 0, f"expected videos ({', '.join(VIDEO_SUFFIXES)}) with a .txt each, found none; check the root")
+    return list(located.values())
 
 
 def lasot(root: Path, split: str, options: Options) -> list[Located]:

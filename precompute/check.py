@@ -18,12 +18,13 @@ from configs.machine import processors
 from configs.progress import ProgressBar
 from configs.schema import PairsConfig
 from pairs.annotation import real
-from pairs.frames import FrameError, read_frame
+from pairs.frames import FrameError
 from precompute.datasets import Dataset, Problem, open_entry
 from precompute.environment import environment
 
 _LOOKED_AT = 256  # sequences a split whose first frame is read
 _WARNINGS = {
+    "faulty_frames": "frames with a faulty label; they count as invisible",
     "subpixel": "frames with a box below one pixel; they count as invisible",
     "corners": "frames with a box that leaves its frame as one of x1,y1,x2,y2 does; boxes are x,y,w,h: convert them",
 }
@@ -75,7 +76,7 @@ def look(name: str, entry: dict[str, Any], split: str, pairs: PairsConfig, decod
     decode: frames a sequence that are read too, spread evenly; -1: all. RequestError: the entry itself is wrong, or its root is missing.
     """
     dataset = open_entry(name, entry, split, fresh=True, faulty=True)
-    problems = list(dataset.problems)
+    problems = [*dataset.problems, *dataset.faulty_frames]
     usable = 0
     try:
         usable = len(dataset.usable(pairs))
@@ -95,6 +96,7 @@ def look(name: str, entry: dict[str, Any], split: str, pairs: PairsConfig, decod
         "usable": usable,
         "frames": len(dataset.boxes),
         "visible": int(dataset.visible.sum()),
+        "faulty_frames": len(dataset.faulty_frames),
         "subpixel": int(((dataset.boxes[:, 2:] > 0).all(axis=1) & ~real(dataset.boxes)).sum()),
         "corners": corners(dataset),
         "content_sha256": dataset.content_hash,
@@ -148,7 +150,7 @@ def corners(dataset: Dataset) -> int:
         if 2 * ordered.sum() <= len(x):
             continue
         try:
-            height, width = read_frame(dataset.frame_path(sequence, 0)).shape[:2]
+            height, width = dataset.files.load(sequence, 0).shape[:2]
         except FrameError:
             continue
         leaving = ordered & (w <= width) & (h <= height) & ((x + w > width + 1) | (y + h > height + 1))
@@ -158,15 +160,15 @@ def corners(dataset: Dataset) -> int:
 
 def _unreadable(dataset: Dataset, decode: int, shown: bool) -> list[Problem]:
     """Frames that cannot be read."""
-    paths: dict[Path, None] = {}
+    paths: dict[Path, tuple[int, int]] = {}
     for sequence, length in enumerate(dataset.lengths.tolist()):
         chosen = range(length) if decode < 0 else np.unique(np.linspace(0, length - 1, min(decode, length)).astype(int)).tolist()
         # a dict: the annotations of an image share its file
-        paths.update((dataset.frame_path(sequence, frame), None) for frame in chosen)
+        paths.update((dataset.frame_path(sequence, frame), (sequence, frame)) for frame in chosen)
 
     def read(path: Path) -> list[Problem]:
         try:
-            read_frame(path)
+            dataset.files.load(*paths[path])
         except FrameError as error:
             return [Problem(str(path), 0, str(error))]
         return []

@@ -20,6 +20,8 @@ from pairs.annotation import unpack_name
 from pairs.frames import read_frame
 from precompute.datasets.table import Table
 
+_NONE = np.empty(0)
+
 
 class FrameSource(Protocol):
     """Where pixels come from: small and picklable, it is what a worker process gets of a data set."""
@@ -39,22 +41,25 @@ class FrameSource(Protocol):
 
 
 class FileSource:
-    """Frames that are files: root/folder/name."""
+    """Frames that are files, root/folder/name, or of videos, root/video/number."""
 
     numbers = shared = 0
     salt = ""
 
-    def __init__(self, root: str, folders: Sequence[str], names: Sequence[str]) -> None:
-        """folders, names: one string a sequence, the names packed by `text.pack_names`."""
-        self.root, self.folders, self.names = root, folders, names
+    def __init__(
+        self, root: str, folders: Sequence[str], names: Sequence[str], offsets: np.ndarray, digests: np.ndarray | None = None
+    ) -> None:
+        """folders, names: one string a sequence, the names packed by `text.pack_names`; offsets, digests: as in a `Table`."""
+        self.root, self.folders, self.names, self.offsets, self.digests = root, folders, names, offsets, digests
 
     def path(self, sequence: int, frame: int) -> Path:
         """File of frame `frame` (from 0) of sequence `sequence`."""
         return Path(self.root, self.folders[sequence], unpack_name(self.names[sequence], frame))
 
-    def load(self, sequence: int, frame: int, random: np.ndarray) -> np.ndarray:
+    def load(self, sequence: int, frame: int, random: np.ndarray = _NONE) -> np.ndarray:
         """The frame as it lies in its file."""
-        return read_frame(self.path(sequence, frame))
+        digest = None if self.digests is None else int(self.digests[self.offsets[sequence] + frame])
+        return read_frame(self.path(sequence, frame), digest)
 
     def box(self, sequence: int, frame: int, random: np.ndarray) -> None:
         """The annotated box holds."""
@@ -65,14 +70,15 @@ class FileSource:
 class Dataset(Table):
     """One split of one data set: a table, and what it is the table of.
 
-    name, kind, split: as in the catalog; root: its folder. source: where pixels come from. still: every sequence is one still image, used
-    as ref and test alike.
+    name, kind, split: as in the catalog; root: its folder. files: the annotated frames or stills; source: where the pixels of pairs come
+    from. still: every sequence is one still image, used as ref and test alike.
     """
 
     name: str
     kind: str
     split: str
     root: str
+    files: FileSource
     source: FrameSource
     still: bool
 

@@ -11,7 +11,7 @@ from pairs import layouts
 from pairs.layouts import Options
 from precompute.datasets import coco
 from precompute.datasets.dataset import FileSource, FrameSource
-from precompute.datasets.scan import Layout
+from precompute.datasets.scan import Layout, frames_of_video
 from precompute.datasets.synthetic import BlendSource, SynthSource, pasteable, single_frames
 from precompute.datasets.table import Survey, Table
 
@@ -43,6 +43,7 @@ _OUTLINED = partial(coco.survey, outlines=True)
 KINDS: dict[str, Kind] = {
     "got10k": Kind(_GOT10K.survey, ("folder",)),
     "folder": Kind(Layout(layouts.folder).survey, ("folder",)),
+    "video": Kind(Layout(layouts.video, frames=frames_of_video).survey, ("folder",)),
     "lasot": Kind(_LASOT.survey),
     "trackingnet": Kind(Layout(layouts.trackingnet).survey, ("sets",)),
     "coco": Kind(coco.survey, coco.OPTIONS, still=True),

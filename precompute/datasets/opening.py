@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from configs.errors import RequestError, nearest
@@ -24,7 +25,7 @@ from precompute.datasets.table import Table
 
 _COMMON = ("kind", "root", "split_file", "skip_faulty")
 # raised whenever the same files give another table, or a table another index
-_INDEX_VERSION = 3
+_INDEX_VERSION = 4
 # a file changed this recently may change again without a new modification time: such a scan is not kept
 _SETTLED_NS = 2_000_000_000
 
@@ -51,9 +52,14 @@ def open_entry(name: str, entry: Mapping[str, Any], split: str, *, fresh: bool =
             )
         listed = table.dropped + len(table.sequences)
         print(f"dataset {name} ({split}): {table.dropped} of {listed} sequences dropped as faulty, first: {table.problems[0]}", flush=True)
+    if table.faulty_frames and not faulty:
+        rest = f" and {len(table.faulty_frames) - 1:,} more; make check lists all" if len(table.faulty_frames) > 1 else ""
+        count = f"{len(table.faulty_frames):,} frames with a faulty label count as invisible"
+        print(f"warning: dataset {name} ({split}): {count}: {table.faulty_frames[0]}{rest}", file=sys.stderr)
     table = kind.prepare(name, table)
-    source = kind.source(FileSource(str(root), table.folders, table.frames), table)
-    return Dataset(**vars(table), name=name, kind=entry["kind"], split=split, root=str(root), source=source, still=kind.still)
+    files = FileSource(str(root), table.folders, table.frames, table.offsets, table.digests)
+    facts = {"name": name, "kind": entry["kind"], "split": split, "root": str(root), "still": kind.still}
+    return Dataset(**vars(table), **facts, files=files, source=kind.source(files, table))
 
 
 def _resolve(name: str, entry: Mapping[str, Any], split: str) -> tuple[dict[str, Any], Kind]:
@@ -107,5 +113,6 @@ def _read_table(kind: str, layout: Kind, root: Path, split: str, options: Option
 def _index_path(kind: str, root: Path, split: str, options: Options) -> Path:
     """File of the index of one split of a data set."""
     folder = os.environ.get("TEACHONCE_INDEX") or "~/.cache/teachonce"
-    key = fingerprint([_INDEX_VERSION, kind, str(root.resolve()), split, {k: str(v) for k, v in options.items()}])
+    # another OpenCV may decode a video to other numbers
+    key = fingerprint([_INDEX_VERSION, cv2.__version__, kind, str(root.resolve()), split, {k: str(v) for k, v in options.items()}])
     return Path(folder).expanduser() / f"{kind}-{split}-{key[:16]}.npz"

@@ -50,6 +50,7 @@ def single_frames(name: str, table: Table) -> Table:
         boxes=table.boxes[rows],
         visible=np.ones(count, bool),
         outlines=Outlines.of([[]] * count, np.zeros((count, 2), np.int32)),
+        digests=None if table.digests is None else table.digests[rows],
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,8 @@ class Table:
     S sequences, F frames of all of them: sequences (their names), folders and frames (packed names) are S strings; offsets (S + 1,) int64:
     frames of sequence s are rows offsets[s] ... offsets[s + 1] - 1; boxes (F, 4) float64; visible (F,) bool: a frame counts as visible by
     its kind's rule and if its box has w >= 1 and h >= 1. dropped: sequences that were left out. outlines: only where a kind keeps them.
+    faulty_frames: what is wrong with the label of a frame, which then counts as invisible. digests (F,) uint32: `frame_digest` of every
+    frame, only of videos.
     """
 
     sequences: list[str]
@@ -76,6 +78,8 @@ class Table:
     problems: list[Problem]
     dropped: int = 0
     outlines: Outlines | None = None
+    faulty_frames: list[Problem] = field(default_factory=list)
+    digests: np.ndarray | None = None
 
     def take(self, chosen: np.ndarray) -> Table:
         """The sequences `chosen` (indices, in this order) of a table of single frames."""
@@ -88,6 +92,7 @@ class Table:
             boxes=self.boxes[chosen],
             visible=self.visible[chosen],
             outlines=self.outlines and self.outlines.take(chosen),
+            digests=None if self.digests is None else self.digests[chosen],
         )
 
     def save(self, path: Path, signature: str) -> None:
@@ -107,9 +112,10 @@ class Table:
             text = json.loads(arrays.pop("text").tobytes())
             if text.pop("signature") != signature:
                 return None
-            text["problems"] = [Problem(*problem) for problem in text["problems"]]
-            outlines = Outlines(**{field.name: arrays.pop(field.name) for field in fields(Outlines)}) if "points" in arrays else None
-            return cls(**text, **arrays, outlines=outlines)
+            for name in ("problems", "faulty_frames"):
+                text[name] = [Problem(*problem) for problem in text[name]]
+            outlines = Outlines(**{part.name: arrays.pop(part.name) for part in fields(Outlines)}) if "points" in arrays else None
+            return cls(**text | arrays, outlines=outlines)
         # whatever is wrong with an index, scanning again is the answer; np.load names a dozen error types for a damaged file
         except Exception:
             return None

@@ -10,8 +10,9 @@ import pytest
 
 from configs.schema import ImageConfig, PairsConfig
 from pairs.crops import cut, encode
-from pairs.frames import FrameError, read_frame, truncated
+from pairs.frames import FrameError, read_frame
 from pairs.geometry import crop_side, to_crop
+from pairs.headers import truncated
 
 
 def _slow_cut(frame: np.ndarray, cx: float, cy: float, w: float, h: float, factor: float, size: int) -> np.ndarray:

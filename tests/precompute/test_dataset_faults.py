@@ -32,7 +32,7 @@ def _replace_line(line: int, text: str):
     return change
 
 
-FAULTS = {
+FRAME_FAULTS = {
     "nan": (_replace_line(3, "1,2,nan,4"), r"/groundtruth.txt:3: expected finite numbers, found '1,2,nan,4'"),
     "infinite": (_replace_line(1, "1,2,inf,4"), r"/groundtruth.txt:1: expected finite numbers"),
     "beyond": (_replace_line(4, "1,2,1e308,4"), r"/groundtruth.txt:4: expected numbers up to 1,000,000, found '1,2,1e308,4', beyond"),
@@ -40,18 +40,26 @@ FAULTS = {
     "huge label": (lambda f: (f / "cover.label").write_text("8\n8\n" + "9" * 30 + "\n8\n8"), r"/cover.label:3: expected whole numbers"),
     "letters": (_replace_line(2, "1,2,x,4"), r"/groundtruth.txt:2: expected four numbers x,y,w,h, found '1,2,x,4'"),
     "three": (_replace_line(2, "1,2,3"), r"/groundtruth.txt:2: expected four numbers x,y,w,h, found '1,2,3'"),
-    "five after three": (_replace_line(2, "1,2,3\n1,2,3,4,5"), r"/groundtruth.txt:2: expected four numbers"),
     "blank": (_replace_line(2, ""), r"/groundtruth.txt:2: expected four numbers x,y,w,h, found ''"),
+    "bad label": (lambda f: (f / "cover.label").write_text("8\n8\n?\n8\n8"), r"/cover.label:3: expected whole numbers, found '\?'"),
+}
+"""Of one frame: a change of the first sequence of five frames, and what is said of it."""
+FAULTS = {
+    "five after three": (_replace_line(2, "1,2,3\n1,2,3,4,5"), r"/groundtruth.txt:2: expected four numbers"),
     "binary": (lambda f: (f / "groundtruth.txt").write_bytes(b"1,2,3,4\n\xff\xfe"), r"/groundtruth.txt:2: expected text"),
     "short": (_replace_line(5, ""), r"/groundtruth.txt:5: expected a line for each of the 5 frames, found 4"),
     "long": (_replace_line(5, "1,2,3,4\n1,2,3,4"), r"/groundtruth.txt:6: expected a line for each of the 5 frames, found 6"),
     "no boxes": (lambda f: (f / "groundtruth.txt").unlink(), r"/groundtruth.txt: expected this file, found none"),
     "no label": (lambda f: (f / "cover.label").unlink(), r"/cover.label: expected this file, found none"),
     "short label": (lambda f: (f / "absence.label").write_text("0\n0\n"), r"/absence.label: expected 5 labels, one a frame, found 2"),
-    "bad label": (lambda f: (f / "cover.label").write_text("8\n8\n?\n8\n8"), r"/cover.label:3: expected whole numbers, found '\?'"),
     "no frame": (lambda f: [p.unlink() for p in f.glob("*.jpg")], r"000001: expected frames \(.jpg, .jpeg, .png, .*\), found none"),
     "no folder": (shutil.rmtree, r"000001: expected a folder of frames, found none"),
+    "three of five": (
+        lambda f: (f / "groundtruth.txt").write_text("1,2,3,4\n1,2,3\n1,2,3,4\nx\n1,2,nan,4"),
+        r"/groundtruth.txt:2: expected four numbers x,y,w,h, found '1,2,3'",
+    ),
 }
+"""Of a sequence."""
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -68,11 +76,36 @@ def test_a_faulty_sequence_is_refused_with_file_and_line(tmp_path, write_got10k,
     assert "\n" not in text
 
 
+@pytest.mark.parametrize("name", FRAME_FAULTS)
+def test_a_faulty_label_costs_its_frame_and_is_told(tmp_path, write_got10k, capsys, name):
+    change, message = FRAME_FAULTS[name]
+    folder = write_got10k(tmp_path, [5, 5])
+    change(folder / FIRST)
+    data = open_entry("mine", _entry(tmp_path), "train")
+    (fault,) = data.faulty_frames
+    assert re.search(message, str(fault)) and not data.problems and data.lengths.tolist() == [5, 5]
+    assert np.flatnonzero(~data.visible).tolist() == [fault.line - 1]
+    assert np.isfinite(data.boxes).all()
+    said = capsys.readouterr().err
+    assert said == f"warning: dataset mine (train): 1 frames with a faulty label count as invisible: {fault}\n"
+
+
+def test_faulty_labels_of_one_frame_are_counted_once_and_on_one_line_too(tmp_path, write_got10k, capsys):
+    folder = write_got10k(tmp_path, [5, 5]) / FIRST
+    _replace_line(3, "1,2,nan,4")(folder)
+    (folder / "cover.label").write_text("8\n8\n?\n8\n8")
+    (folder / "absence.label").write_text("0,0,0,0,x")
+    data = open_entry("mine", _entry(tmp_path), "train")
+    assert [f"{Path(fault.file).name}:{fault.line}" for fault in data.faulty_frames] == ["groundtruth.txt:3", "absence.label:1"]
+    assert np.flatnonzero(~data.visible).tolist() == [2, 4]
+    assert f"{data.faulty_frames[0]} and 1 more; make check lists all" in capsys.readouterr().err
+
+
 def test_skip_faulty_drops_and_counts(tmp_path, write_got10k, capsys):
     folder = write_got10k(tmp_path, [5, 5, 5])
-    for change, name in ((FAULTS["nan"][0], "000001"), (FAULTS["no label"][0], "000003")):
+    for change, name in ((FAULTS["short"][0], "000001"), (FAULTS["no label"][0], "000003")):
         change(folder / f"GOT-10k_Train_{name}")
-    with pytest.raises(RequestError, match=r"000001/groundtruth.txt:3: .* \(and 1 more faulty sequences\)"):
+    with pytest.raises(RequestError, match=r"000001/groundtruth.txt:5: .* \(and 1 more faulty sequences\)"):
         open_entry("mine", _entry(tmp_path), "train")
     data = open_entry("mine", _entry(tmp_path, skip_faulty=True), "train")
     assert data.sequences == ["GOT-10k_Train_000002"]
@@ -235,12 +268,13 @@ def _open(root: Path, monkeypatch: pytest.MonkeyPatch, may_scan: bool):
 
 def test_index_saves_the_second_scan_and_gives_the_same(tmp_path, write_got10k, settle, monkeypatch):
     folder = write_got10k(tmp_path / "data", [5, 6, 7])
-    FAULTS["nan"][0](folder / FIRST)
+    FAULTS["short"][0](folder / FIRST)
+    FRAME_FAULTS["nan"][0](folder / "GOT-10k_Train_000002")
     settle(tmp_path / "data")
     first = _open(tmp_path / "data", monkeypatch, True)
     second = _open(tmp_path / "data", monkeypatch, False)
     assert first.content_hash == second.content_hash
-    assert first.problems == second.problems
+    assert first.problems == second.problems and first.faulty_frames == second.faulty_frames != []
     assert second.dropped == 1
     assert second.frame_path(1, 6) == first.frame_path(1, 6)
 

@@ -24,7 +24,8 @@ def _dataset(lengths: list[int], seed: int = 0, gone: float = 0.4, still: bool =
     rng = np.random.default_rng(seed)
     total = sum(lengths)
     boxes = np.column_stack([rng.uniform(0, 200, (total, 2)), rng.uniform(20, 80, (total, 2))])
-    folders, frames = ["a"] * len(lengths), ["1.jpg"] * len(lengths)
+    folders, frames, offsets = ["a"] * len(lengths), ["1.jpg"] * len(lengths), np.cumsum([0, *lengths])
+    files = FileSource("/x", folders, frames, offsets)
     return Dataset(
         name="x",
         kind="got10k",
@@ -33,10 +34,11 @@ def _dataset(lengths: list[int], seed: int = 0, gone: float = 0.4, still: bool =
         sequences=[f"s{i}" for i in range(len(lengths))],
         folders=folders,
         frames=frames,
-        offsets=np.cumsum([0, *lengths]),
+        offsets=offsets,
         boxes=boxes,
         visible=rng.random(total) >= gone,
-        source=FileSource("/x", folders, frames),
+        files=files,
+        source=files,
         still=still,
         problems=[],
     )
