@@ -6,10 +6,12 @@ current folder first, so a train.py or a models/ of the user's own hides ours; a
 
 from __future__ import annotations
 
-import functools
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 # command -> its room, and what it is for; each room's __main__ has a main(arguments, prog)
 COMMANDS = {
@@ -30,8 +32,19 @@ def usage() -> str:
     return "\n".join([*lines, "", "`teachonce COMMAND --help` lists every option of a command; `teachonce --version` prints the version."])
 
 
+def leave(number: int, frame: FrameType | None) -> None:
+    """Ends the process at once: what is said of a signal while nothing but imports has happened."""
+    if os.environ.get("RANK", "0") == "0":
+        os.write(2, b"error: stopped before any work; run the same command again\n")
+    os._exit(128 + number)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command of one room; the exit code (0 well, 1 the run failed, 2 the request was wrong)."""
+    """Runs one command of one room; the exit code (0 well, 1 the run failed, 2 the request was wrong, 130 Ctrl-C, 143 SIGTERM)."""
+    # imports take seconds, and an exception in one of them is lost or ends in a traceback
+    for number in (signal.SIGINT, signal.SIGTERM) if arguments is None else ():
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, leave)
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = words[0] if words else "--help"
     if command in ("-h", "--help"):
@@ -50,4 +63,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from configs.cli import run  # takes a third of a second
 
     room = importlib.import_module(f"{COMMANDS[command][0]}.__main__")
-    return run(functools.partial(room.main, prog=f"teachonce {command}"), words[1:])
+    return run(room.main, words[1:], f"teachonce {command}")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from configs import stop
 from configs.errors import TeachOnceError, printable
 
 
@@ -62,17 +65,19 @@ def _is_override(word: str) -> bool:
     return "=" in word and not word.startswith("-")
 
 
-def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> int:
-    """Runs `main(arguments)` and returns the exit code: 0 well, 1 the run failed, 2 the request was wrong, 130 interrupted.
+def run(main: Callable[..., int | None], arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Runs `main(arguments)`, or `main(arguments, prog)`, and returns the exit code: 0 well, 1 the run failed, 2 the request was wrong,
+    130 stopped by Ctrl-C, 143 by SIGTERM.
 
-    A `TeachOnceError` or an error of the operating system becomes one line on stderr; with --debug among the
+    A `TeachOnceError` or an error of the operating system becomes one line on stderr, a signal one on how to go on; with --debug among the
     arguments its traceback is printed as well. Any other exception is a defect of this project: its traceback
     goes to stderr and the code is 1.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     caught: BaseException
     try:
-        return main(arguments) or 0
+        with stop.raising():
+            return (main(arguments) if prog is None else main(arguments, prog)) or 0
     except TeachOnceError as error:
         caught, line, code = error, str(error), error.exit_code
     except BrokenPipeError:
@@ -85,8 +90,20 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
         caught, code = error, 1
         line = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; {advice}"
     except KeyboardInterrupt as error:
-        caught, line, code = error, "interrupted; run the same command again to go on from the last finished part", 130
+        ended = error if isinstance(error, stop.Stopped) else stop.Stopped(signal.SIGINT)
+        caught, code = error, ended.exit_code
+        line = _how_to_go_on(ended, prog, arguments)
     if "--debug" in arguments:
         traceback.print_exception(caught)
-    print(f"error: {printable(line)}", file=sys.stderr)
+    if line:
+        print(f"error: {printable(line)}", file=sys.stderr)
     return code
+
+
+def _how_to_go_on(ended: stop.Stopped, prog: str | None, arguments: Sequence[str]) -> str:
+    """What is said of a run that a signal ended; of several processes (torchrun) one says it."""
+    if not stop.is_speaker():
+        return ""
+    shown = f": {prog} {shlex.join(arguments)}" if prog is not None and "TORCHELASTIC_RUN_ID" not in os.environ else ""
+    kept = ended.kept or "what is finished is kept"
+    return f"stopped by {signal.Signals(ended.number).name}, {kept}; run the same command again to go on{shown}"

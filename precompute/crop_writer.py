@@ -61,9 +61,9 @@ class CropWriter:
             future = following
 
     def close(self) -> None:
-        """Stops the threads; a part under way is finished, queued ones are dropped."""
-        self._ahead.shutdown(cancel_futures=True)
+        """Stops the threads; pairs under way are finished and a part that is being written, whatever is queued is dropped."""
         self._pool.shutdown(cancel_futures=True)
+        self._ahead.shutdown(cancel_futures=True)
 
     def _make(self, cache: Cache, part: int) -> PartCrops:
         start, stop = cache.bounds(part)

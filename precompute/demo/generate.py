@@ -21,6 +21,7 @@ from configs.errors import RequestError
 from configs.files import write_atomic
 from configs.machine import processors
 from configs.progress import ProgressBar
+from configs.stop import unseen_by_children
 from pairs.crops import encode
 from precompute.demo.scene import Annotation, Scene
 
@@ -139,10 +140,15 @@ def _write_all(work: list[tuple[Path, str, int, Request]], jobs: int) -> Iterato
             yield
         return
     # spawn: a forked process would inherit the locks of OpenCV's and torch's threads
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(write_sequence, *sequence) for sequence in work]):
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+    try:
+        with unseen_by_children():
+            futures = [pool.submit(write_sequence, *sequence) for sequence in work]
+        for future in as_completed(futures):
             future.result()
             yield
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def write_sequence(folder: Path, split: str, index: int, request: Request) -> None:

@@ -10,6 +10,7 @@ import pytest
 from configs.cli import Parser, run
 from configs.errors import RequestError, RunError, printable
 from configs.files import atomic_writer, fingerprint, write_atomic
+from configs.stop import Stopped
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path):
@@ -51,7 +52,8 @@ def test_fingerprint_ignores_key_order_and_sees_every_value():
         (RunError("two\nlines"), 1, "error: two lines\n"),
         (RunError("a\x1b[31m\x00\r\u202ered\x85"), 1, "error: a\\x1b[31m\\x00 \\u202ered\\x85\n"),
         (OSError(errno.ENOSPC, "No space left on device", "x.bin"), 1, "free some space"),
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(), 130, "stopped by SIGINT, what is finished is kept; run the same command again to go on"),
+        (Stopped(15, "a checkpoint after step 3"), 143, "stopped by SIGTERM, a checkpoint after step 3; run the same command again"),
     ],
 )
 def test_errors_are_one_line_and_have_their_code(error, code, text, capsys):
