@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -45,6 +46,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Replaces `path` by `content` in one step (see `atomic_writer`)."""
     with atomic_writer(path) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed writers have left of the files in a folder; nobody else may be writing there."""
+    for remains in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", remains.name):
+            remains.unlink(missing_ok=True)
 
 
 def fsync_folder(folder: Path) -> None:

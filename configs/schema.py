@@ -299,6 +299,9 @@ class TrainConfig(Section):
     channels_last: bool = Field(False, description="memory format of images and convolutions")
     compile: bool = Field(False, description="torch.compile the student")
     checkpoint_every: Count = Field(1, description="epochs between two checkpoints; the last epoch always has one")
+    checkpoint_minutes: float | None = Field(
+        15.0, gt=0, le=1e6, description="a checkpoint within an epoch too, where the last one is older; null: none"
+    )
     log_every: Count = Field(20, description="steps between two lines of metrics.jsonl")
     pictures: int = Field(4, ge=0, lt=2**16, description="pairs drawn into TensorBoard at every validation")
     name: Name | None = Field(None, description="folder of the run below runs/<setting>/; null: seed<seed>, with like=NAME NAME-seed<seed>")

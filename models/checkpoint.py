@@ -5,6 +5,7 @@ A file's parameters are checked by name and shape against the network before one
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Collection, Mapping
@@ -24,6 +25,8 @@ from models.tracker import ARCHITECTURES, PARTS, Tracker, blueprint
 STATE_KEYS = ("net", "state_dict", "model", "model_state_dict", "network", "params", "ema", "model_ema", "ema_state_dict", "params_ema")
 """Where parameters lie in a file, or one deeper ({"model": {"state_dict": ...}}), the first one found wins: averages (EMA) come last."""
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
+SEAL = "teachonce_sha256"
+"""Metadata of a file that this module wrote: SHA-256 (hex) of its parameters and its other metadata."""
 WHERE = ("key", "other_keys", "prefix")
 """Metadata that say where in the file the parameters were."""
 
@@ -80,11 +83,13 @@ def state_dicts(root: object) -> dict[str, dict[Any, Any]]:
 def _safetensors_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: computable(file.get_tensor(name)) for name in names}, {
-                "file": "safetensors",
-                **dict(sorted((file.metadata() or {}).items())),
-            }
+            state, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
+        if SEAL in metadata and metadata[SEAL] != _content_digest(state, metadata):
+            raise damaged(path, ValueError("another SHA-256 than it states"))
+        told = {name: text for name, text in sorted(metadata.items()) if name != SEAL}
+        return {name: computable(tensor) for name, tensor in state.items()}, {"file": "safetensors", **told}
+    except RequestError:
+        raise
     except safetensors.SafetensorError as error:
         reason = str(error).partition(", expected one of")[0].rpartition(": ")[2]
         raise (unknown_type(path, reason) if reason.startswith("unknown variant") else damaged(path, error)) from error
@@ -224,9 +229,9 @@ def save_weights(
     """Writes a tracker's (or a state dict's) parameters as safetensors, in one step; equal content gives equal bytes.
 
     dtype: type that floating-point parameters are cast to (torch.float16 halves the file); RequestError if one does not fit it.
-    metadata: text by name, stored in the file; a tracker's `architecture` is added.
+    metadata: text by name, stored in the file; a tracker's `architecture` is added, and a `SEAL`, which `read_state` checks.
     """
-    details = dict(metadata or {})
+    details = {"format": "pt", **(metadata or {})}
     if isinstance(tracker, Tracker):
         details["architecture"] = tracker.architecture
     state = {}
@@ -235,7 +240,18 @@ def save_weights(
         if torch.isfinite(tensor).all() and not torch.isfinite(kept).all():
             raise RequestError(f"expected parameters within {dtype}, found {name} beyond it; save in float32")
         state[name] = kept.clone(memory_format=torch.contiguous_format)
-    write_atomic(Path(path), _ordered(safetensors.torch.save(state, {"format": "pt", **details})))
+    details[SEAL] = _content_digest(state, details)
+    write_atomic(Path(path), _ordered(safetensors.torch.save(state, details)))
+
+
+def _content_digest(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """What `SEAL` says of parameters and metadata."""
+    tensors = {name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in state.items()}
+    words = {name: text for name, text in metadata.items() if name != SEAL}
+    digest = hashlib.sha256(json.dumps([words, tensors], sort_keys=True).encode())
+    for name in sorted(state):
+        digest.update(state[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _ordered(content: bytes) -> bytes:

@@ -133,9 +133,9 @@ def test_a_setting_trains_from_the_cache_alone_with_its_own_losses_and_frozen_pa
 
     monkeypatch.setattr(runs, "build_objectives", watched)
 
-    def keep(path: Path, position: Any, students: torch.nn.Module, *rest: Any) -> None:
+    def keep(folder: Path, position: Any, students: torch.nn.Module, *rest: Any) -> None:
         ends.append(state_of(students))
-        save(path, position, students, *rest)
+        save(folder, position, students, *rest)
 
     monkeypatch.setattr(checkpoint, "save", keep)
     monkeypatch.setattr(TeacherSpec, "load", lambda *_: pytest.fail("a run from the cache must not start a teacher"))

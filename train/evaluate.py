@@ -98,10 +98,11 @@ class Validation:
 
         Under torch.distributed the sums of all processes; every process must call it.
         """
-        names = sorted(self.totals)
+        names = self._names()
         agreements = (*self.agreements, self.teacher)
         weight = torch.tensor([self.weight], dtype=torch.float64, device=self.device)
-        shared = torch.cat([torch.stack([self.totals[name] for name in names]), *(agreement.sums for agreement in agreements), weight])
+        totals = [self.totals.get(name, torch.zeros_like(weight[0])) for name in names]
+        shared = torch.cat([torch.stack(totals), *(agreement.sums for agreement in agreements), weight])
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(shared)
         values = shared[: len(names)] / shared[-1]
@@ -114,6 +115,15 @@ class Validation:
         if self.teacher.sums[0] > 0:
             numbers |= {f"teacher_{name}": value for name, value in self.teacher.result().items()}
         return numbers
+
+    def _names(self) -> list[str]:
+        """The terms, of all processes: one that had no share of the pairs has seen none."""
+        names = list(self.totals)
+        if torch.distributed.is_initialized():
+            of_all: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(of_all, names)
+            names = [name for some in of_all for name in some]
+        return sorted(set(names))
 
 
 def require_finite(epoch: int, result: dict[str, Any]) -> None:

@@ -42,13 +42,13 @@ class RunLog:
 
     Args:
         folder: the run's folder.
-        step: the step that the run goes on from; later lines of an earlier attempt are dropped, so that a resumed
-            run's metrics equal those of an uninterrupted one.
+        step, epoch: those that the run goes on from (None: the step ended its epoch); later lines of an earlier attempt are dropped, so
+            that a resumed run's metrics equal those of an uninterrupted one.
         writes: whether this process is the one that writes (rank 0).
     """
 
-    def __init__(self, folder: Path, step: int, writes: bool = True) -> None:
-        self.folder, self.step, self.writes = folder, step, writes
+    def __init__(self, folder: Path, step: int, writes: bool = True, epoch: int | None = None) -> None:
+        self.folder, self.step, self.writes, self.epoch = folder, step, writes, epoch
         self._bar: tqdm[Any] | None = None
         self._spoke = -math.inf
         self._events: Any = None
@@ -59,7 +59,7 @@ class RunLog:
         if not self.writes:
             return self
         self.folder.mkdir(parents=True, exist_ok=True)
-        kept = [record for record in read_metrics(self.folder) if record["step"] <= self.step] if self.step else []
+        kept = [record for record in read_metrics(self.folder) if self._is_past(record)] if self.step else []
         write_atomic(self.folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
         self._metrics = open(self.folder / METRICS, "a")  # noqa: SIM115 - lives as long as the run
         if tensorboard:
@@ -67,6 +67,11 @@ class RunLog:
 
             self._events = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.step else None)
         return self
+
+    def _is_past(self, record: dict[str, Any]) -> bool:
+        # stopped between the last step of an epoch and its end, a run validates anew
+        again = record["kind"] == "val" and self.epoch is not None and record["epoch"] > self.epoch
+        return bool(record["step"] <= self.step) and not again
 
     def record(self, kind: str, step: int, epoch: int, **values: Any) -> None:
         """Appends one line to metrics.jsonl and the numbers of it to TensorBoard; NaN is written as null."""

@@ -6,6 +6,7 @@ Letters: B pairs a step on this process, T loss terms. Nothing in a step waits f
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,6 +26,7 @@ from train import checkpoint
 from train.checkpoint import Position
 from train.data.feed import Feed
 from train.evaluate import Validation, require_finite, summary
+from train.halt import GO_ON, STOP, Halt
 from train.inputs import Inputs
 from train.log import RunLog
 from train.plan import Origin, Plan
@@ -46,6 +48,7 @@ class Setup:
     teacher: LiveTeacher | None
     folder: Path
     log: RunLog
+    halt: Halt
 
 
 @dataclass
@@ -66,6 +69,23 @@ class Meter:
         self.cached += bool(origin.cached)
         self.online += bool(origin.online)
         self.rows.append(torch.stack([term.detach() for term in terms.values()]))
+
+    def state(self, waited: float) -> dict[str, Any]:
+        """What a checkpoint keeps of it, the terms as means over all processes; waited: seconds that the feed has been waited for."""
+        rows = torch.stack(self.rows) if self.rows else torch.empty(0)
+        if torch.distributed.is_initialized() and self.rows:
+            torch.distributed.all_reduce(rows)
+            rows /= torch.distributed.get_world_size()
+        spent = time.perf_counter() - self.began
+        counts = {"cached": self.cached, "online": self.online, "spent": spent, "waited": waited - self.waited}
+        return {"names": list(self.names), "rows": rows.cpu(), **counts}
+
+    @staticmethod
+    def restored(state: dict[str, Any], device: torch.device) -> Meter:
+        """The meter of a checkpoint, for a feed that has not been waited for."""
+        rows = list(state["rows"].to(device))
+        began = time.perf_counter() - state["spent"]
+        return Meter(-state["waited"], tuple(state["names"]), rows, state["cached"], state["online"], began)
 
     def means(self, last_step: int) -> dict[str, float]:
         """Mean of each term over the steps, of all processes. RunError naming the first step with a term that is not finite."""
@@ -91,6 +111,7 @@ class PhaseLoop:
     def __init__(self, setup: Setup, students: Students, number: int, position: Position) -> None:
         self.setup, self.students, self.number, self.position = setup, students, number, position
         self.over = False
+        self.meter = Meter(0.0)
         self.config, self.device = setup.config, setup.device
         self.phase: PhaseConfig = self.config.phases_or_one()[number]
         students.freeze(self.phase.freeze)
@@ -100,45 +121,67 @@ class PhaseLoop:
         self.step = Step(students, self.objective, self.config.train.precision, self.device)
         self.model: nn.Module = self.step
         if setup.world > 1:
-            unused = leaves_some_unused(self.phase, self.objective)
-            self.model = DistributedDataParallel(self.step, find_unused_parameters=unused, gradient_as_bucket_view=True)
+            # with SyncBatchNorm (on GPUs) the buffers of all processes are equal as they are
+            self.model = DistributedDataParallel(
+                self.step,
+                find_unused_parameters=leaves_some_unused(self.phase, self.objective),
+                gradient_as_bucket_view=True,
+                broadcast_buffers=self.device.type != "cuda",
+            )
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on inside this phase from a checkpoint."""
         checkpoint.restore_phase(state, self.objective, self.optimizer, self.scheduler)
+        if self.position.epoch_step:
+            self.meter = Meter.restored(state["meter"], self.device)
 
     def run(self, train: Feed, val: Feed) -> None:
-        """The epochs of the phase that are still to do, with validations and checkpoints."""
+        """The epochs of the phase that are still to do, with validations and checkpoints. Stopped: after a checkpoint."""
         if self.position.step == 0:
             self.validate(val)
-        steps = (self.phase.epochs - self.position.phase_epoch) * self.config.train.batches
+        steps = (self.phase.epochs - self.position.phase_epoch) * self.config.train.batches - self.position.epoch_step
         # one stream over all epochs: what comes after a validation is read and decoded meanwhile
         batches = train.batches(self.position.step, self.position.step + steps)
         while not self.over:
             self.epoch(train, batches)
-            self.scheduler.step()
             self.finish_epoch(val)
 
     def epoch(self, feed: Feed, batches: Iterator[Batch]) -> None:
-        """One epoch of training on the next of a feed's batches."""
+        """What is left of one epoch of training, on the next of a feed's batches."""
         config, position = self.config.train, self.position
         epochs = sum(phase.epochs for phase in self.config.phases_or_one())
         self.students.train()
         self.setup.log.start_epoch(position.epoch + 1, epochs, config.batches)
-        meter, began = Meter(feed.waited_s), time.perf_counter()
-        for done, batch in enumerate(islice(batches, config.batches), 1):
-            self.one_step(batch, meter)
+        began = time.perf_counter()
+        if not position.epoch_step:
+            self.meter = Meter(feed.waited_s)
+        for batch in islice(batches, config.batches - position.epoch_step):
+            self.one_step(batch, self.meter)
             position.step += 1
-            if position.step % config.log_every == 0 or done == config.batches:
-                self.report(meter, feed, done)
-                meter = Meter(feed.waited_s)
-        position.seconds += time.perf_counter() - began
+            position.epoch_step += 1
+            if position.step % config.log_every == 0 or position.epoch_step == config.batches:
+                self.report(self.meter, feed, position.epoch_step)
+                self.meter = Meter(feed.waited_s)
+            now = time.perf_counter()
+            position.seconds += now - began
+            began = now
+            self.end_step(feed.waited_s)
+
+    def end_step(self, waited: float = 0.0) -> None:
+        """Between two steps, where all is whole: a checkpoint and the end of the run where they are wanted. waited: see `Meter`."""
+        wish, step = self.setup.halt.ask(), self.position.step
+        if wish == GO_ON:
+            return
+        if step:
+            self.keep(waited)
+        if wish == STOP:
+            raise self.setup.halt.stopped(f"the checkpoint after step {step:,} is kept" if step else "before the first step")
 
     def one_step(self, batch: Batch, meter: Meter) -> None:
         """Forward, backward, update; nothing here waits for the device."""
         origin = (self.setup.plan.fresh if batch.fresh else self.setup.plan.train)[self.number]
         self.optimizer.zero_grad(set_to_none=True)
-        terms, _ = self.forward(self.model, batch, self.targets(batch, origin))
+        terms, _ = self.forward(self.model, batch, self.targets(batch, origin), self.position.phase_epoch)
         torch.stack(list(terms.values())).sum().backward()
         self.optimizer.step()
         meter.add(terms, origin)
@@ -150,10 +193,12 @@ class PhaseLoop:
         assert self.setup.teacher is not None
         return batch.targets | self.setup.teacher.targets(batch.ref, batch.test, batch.boxes, origin.online, self.objective.projection)
 
-    def forward(self, model: nn.Module, batch: Batch, targets: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-        """The weighted terms of a batch and each student's predictions, see `Step`."""
+    def forward(
+        self, model: nn.Module, batch: Batch, targets: dict[str, Tensor], epoch: int
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """The weighted terms of a batch and each student's predictions after `epoch` epochs of the phase, see `Step`."""
         ref, test = self._laid_out(batch.ref), self._laid_out(batch.test)
-        terms, predictions = model(ref, test, batch.boxes, targets, self.position.phase_epoch)
+        terms, predictions = model(ref, test, batch.boxes, targets, epoch)
         return terms, predictions
 
     def _laid_out(self, images: Tensor) -> Tensor:
@@ -181,27 +226,39 @@ class PhaseLoop:
         self.setup.log.progress(done, loss, rate)
 
     def finish_epoch(self, val: Feed) -> None:
-        """Counts the epoch, then validates and writes a checkpoint where they are due."""
+        """Validates where it is due, counts the epoch and writes a checkpoint where that is due."""
         position, config = self.position, self.config.train
-        position.epoch += 1
-        position.phase_epoch += 1
-        last = position.phase_epoch == self.phase.epochs
-        if last or position.epoch % config.val_every == 0:
-            self.validate(val)
+        last, done = position.phase_epoch + 1 == self.phase.epochs, position.epoch + 1
+        if last or done % config.val_every == 0:
+            self.validate(val, 1)
+        with warnings.catch_warnings():
+            # a run that goes on right here has not stepped its optimizer yet, and torch would warn of that
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.scheduler.step()
+        position.epoch, position.phase_epoch, position.epoch_step = done, position.phase_epoch + 1, 0
         if last:
             # position already names the next phase, which a checkpoint of this moment goes on with
             self.over, position.phase, position.phase_epoch = True, self.number + 1, 0
-        if last or position.epoch % config.checkpoint_every == 0:
-            if self.setup.rank == 0:
-                path = self.setup.folder / checkpoint.FILE
-                checkpoint.save(path, position, self.students, self.objective, self.optimizer, self.scheduler)
-            if self.setup.world > 1:
-                torch.distributed.barrier()
+        if last or done % config.checkpoint_every == 0:
+            self.keep()
+
+    def keep(self, waited: float = 0.0) -> None:
+        """A checkpoint of this moment; every process must call it."""
+        meter = self.meter.state(waited)
+        if self.setup.rank == 0:
+            checkpoint.save(self.setup.folder, self.position, self.students, self.objective, self.optimizer, self.scheduler, meter)
+        if self.setup.world > 1:
+            torch.distributed.barrier()
+        self.setup.halt.kept()
 
     @torch.no_grad()
-    def validate(self, feed: Feed) -> None:
-        """The losses and the agreement with the truth on the validation pairs; pictures of the first of them."""
+    def validate(self, feed: Feed, ahead: int = 0) -> None:
+        """The losses and the agreement with the truth on the validation pairs; pictures of the first of them.
+
+        ahead: epochs that are trained and not yet counted in the position, so that a run that is stopped here validates again.
+        """
         log, position, origin = self.setup.log, self.position, self.setup.plan.val[self.number]
+        epoch = position.epoch + ahead
         self.students.eval()
         if self.setup.world > 1:
             # BatchNorm's statistics of one process: those that the checkpoint keeps
@@ -209,14 +266,15 @@ class PhaseLoop:
                 torch.distributed.broadcast(buffer, 0)
         validation = Validation(len(self.students.trackers), self.device)
         for number, batch in enumerate(feed.batches(0)):
+            self.end_step()
             if not len(batch.pair):
                 continue  # this process has no share of the last, short batch
             targets = self.targets(batch, origin)
-            terms, predictions = self.forward(self.step, batch, targets)
+            terms, predictions = self.forward(self.step, batch, targets, position.phase_epoch + ahead)
             validation.add(terms, predictions, batch.boxes, targets.get("iou/iou"))
             if number == 0 and log.writes and self.config.train.pictures:
-                log.picture(draw(batch, predictions[0], targets.get("iou/iou"), self.config.train.pictures), position.epoch, position.step)
+                log.picture(draw(batch, predictions[0], targets.get("iou/iou"), self.config.train.pictures), epoch, position.step)
         result = validation.result()
-        log.record("val", position.step, position.epoch, **result)
-        log.say(summary(position.epoch, result))
-        require_finite(position.epoch, result)
+        log.record("val", position.step, epoch, **result)
+        log.say(summary(epoch, result))
+        require_finite(epoch, result)

@@ -25,6 +25,7 @@ MOVABLE = {
     "train.log_every": "when a run is looked at",
     "train.pictures": "when a run is looked at",
     "train.checkpoint_every": "how much of it a kill costs",
+    "train.checkpoint_minutes": "how much of it a kill costs",
 }
 """Field -> why another value of it goes on with the same run. With phases, phases.N.epochs stands for train.epochs."""
 

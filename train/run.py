@@ -18,19 +18,20 @@ import torch
 
 import configs
 import models
-from configs import Config, RequestError
-from configs.files import write_atomic
+from configs import Config, RequestError, RunError
+from configs.files import sweep, write_atomic
 from configs.machine import cores, processors
 from configs.process import threads_are_ours
 from kdlosses import LiveTeacher, Objective, build_objectives
 from pairs.decode import decoder_name
 from train import checkpoint
 from train.check import check_cache, decoder_note
-from train.checkpoint import Position
+from train.checkpoint import Checkpoint, Position
 from train.data.feed import Feed, FeedSpec
 from train.data.order import InOrder, Order
+from train.halt import Halt
 from train.inputs import Inputs, adopt_projection, held, open_inputs, resolve_dataset
-from train.log import RunLog
+from train.log import PICTURES, RunLog
 from train.loop import PhaseLoop, Setup
 from train.moves import go_on, refuse_other, refuse_other_inputs
 from train.plan import Plan, make_plan
@@ -85,9 +86,21 @@ def processes(config: Config) -> Iterator[tuple[torch.device, int, int]]:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device, rank, world
-    finally:
-        if joined:
-            torch.distributed.destroy_process_group()
+    except RuntimeError as error:
+        if world > 1 and _another_died(error):
+            raise RunError(
+                f"process {rank}: expected {world} processes, found another one gone, whose own message says why;"
+                " run the same command again to go on from the last checkpoint"
+            ) from error
+        raise
+    # not after an error: the others may be gone, and leaving would wait for them
+    if joined:
+        torch.distributed.destroy_process_group()
+
+
+def _another_died(error: RuntimeError) -> bool:
+    """Whether an error is that of a collective whose other side is gone."""
+    return isinstance(error, torch.distributed.DistBackendError) or any(word in str(error) for word in ("gloo", "Connection", "NCCL"))
 
 
 def prepare(config: Config) -> tuple[Inputs, list[Objective], Plan]:
@@ -112,17 +125,18 @@ def _train(config: Config, before: Config | None, folder: Path, place: tuple[tor
     """The run, on (device, rank, number of processes); before: the configuration that the folder holds."""
     device, rank, world = place
     inputs, objectives, plan = prepare(config)
-    loaded = checkpoint.load(folder / checkpoint.FILE)
+    loaded = checkpoint.load(folder)
     if loaded is None and run_folder.result_of(folder) is not None:
         raise RequestError(f"{folder}: expected {checkpoint.FILE} of the finished run to go on from, found none; begin another train.name")
-    position, state = loaded if loaded is not None else (Position(inputs=inputs.identity()), None)
+    position, state = (loaded.position, loaded.state) if loaded is not None else (Position(inputs=inputs.identity()), None)
     refuse_other_inputs(position, inputs.identity(), folder)
     _keep_threads(position)
     changed = go_on(position, before, config, folder) if before is not None else []
-    log = RunLog(folder, position.step, writes=rank == 0)
-    setup = Setup(config, device, rank, world, inputs, plan, objectives, None, folder, log)
+    log = RunLog(folder, position.step, rank == 0, position.epoch)
+    halt = Halt(config.train.checkpoint_minutes, world, "nccl" if device.type == "cuda" else "gloo")
+    setup = Setup(config, device, rank, world, inputs, plan, objectives, None, folder, log, halt)
     try:
-        _announce(setup, position, changed)
+        _announce(setup, position, [*changed, *([loaded.note] if loaded is not None and loaded.note else [])])
         decoder_name(config.train.feed, device)
         for objective, origin in zip(objectives, plan.train, strict=True):
             adopt_projection(objective, inputs.train[0], inputs.teacher, origin.cached)
@@ -131,21 +145,15 @@ def _train(config: Config, before: Config | None, folder: Path, place: tuple[tor
         _check_caches(setup, position, teacher)
         setup.teacher = teacher if plan.needs_teacher else None
         students = _students(setup, state)
-        # what can be refused has been: only now the folder becomes that of this configuration
-        log.begin()
+        if world > 1:
+            torch.distributed.barrier()
+        # what can be refused has been, by every process: only now the folder becomes that of this configuration
         if rank == 0:
-            write_atomic(folder / run_folder.CONFIG, configs.dump(config))
-            (folder / run_folder.RESULT).unlink(missing_ok=True)
-        for number in range(position.phase, len(plan.train)):
-            phase = PhaseLoop(setup, students, number, position)
-            if state is not None and position.phase_epoch > 0:
-                phase.restore(state)
-            state = None
-            train, val = feeds_of(setup, number)
-            with closing(train), closing(val):
-                phase.run(train, val)
-        if rank == 0:
-            _finish(setup, students, position)
+            _take_folder(setup, loaded)
+        with halt:
+            _phases(setup, students, position, state)
+            if rank == 0:
+                _finish(setup, students, position)
     finally:
         log.close()
 
@@ -155,6 +163,31 @@ def _keep_threads(position: Position) -> None:
     if position.threads and threads_are_ours() and position.threads <= cores():
         torch.set_num_threads(position.threads)
     position.threads = torch.get_num_threads()
+
+
+def _take_folder(setup: Setup, loaded: Checkpoint | None) -> None:
+    """Makes the folder that of this configuration; loaded: the checkpoint that is gone on from."""
+    folder = setup.folder
+    setup.log.begin()
+    for place in (folder, folder / PICTURES):
+        sweep(place)
+    if loaded is not None:
+        checkpoint.adopt(loaded)
+    write_atomic(folder / run_folder.CONFIG, configs.dump(setup.config))
+    (folder / run_folder.RESULT).unlink(missing_ok=True)
+
+
+def _phases(setup: Setup, students: Students, position: Position, state: dict[str, Any] | None) -> None:
+    """The phases that are still to do; state: of the checkpoint that the first of them goes on from, emptied."""
+    for number in range(position.phase, len(setup.plan.train)):
+        phase = PhaseLoop(setup, students, number, position)
+        if state and position.within_phase:
+            phase.restore(state)
+        if state is not None:
+            state.clear()
+        train, val = feeds_of(setup, number)
+        with closing(train), closing(val):
+            phase.run(train, val)
 
 
 def _announce(setup: Setup, position: Position, changed: Sequence[str]) -> None:
@@ -169,7 +202,8 @@ def _announce(setup: Setup, position: Position, changed: Sequence[str]) -> None:
     if inputs.teacher is not None and inputs.teacher.note:
         log.say(inputs.teacher.note)
     if position.step:
-        log.say(f"goes on after epoch {position.epoch} (step {position.step:,}){''.join(f'; {line}' for line in changed)}")
+        within = f", {position.epoch_step:,} steps into the next" if position.epoch_step else ""
+        log.say(f"goes on after epoch {position.epoch} (step {position.step:,}{within}){''.join(f'; {line}' for line in changed)}")
 
 
 def _load_teacher(setup: Setup, position: Position) -> LiveTeacher | None:

@@ -91,6 +91,7 @@ def parameter_groups(students: Students, objective: Objective, config: Config) -
 
 
 def leaves_some_unused(phase: PhaseConfig, objective: Objective) -> bool:
-    """Whether trained parameters may get no gradient: a head that no term looks at."""
+    """Whether trained parameters may get no gradient: where no term looks at the prediction, the head and what lies above the features."""
     looks_at_features_only = all(needs.student_layers for needs in objective.per_term.values())
-    return looks_at_features_only and "head" not in phase.freeze
+    reaches_the_last = models.LAYERS[-1] in objective.needs.student_layers
+    return looks_at_features_only and ("head" not in phase.freeze or not reaches_the_last)

@@ -44,9 +44,9 @@ def test_phases_freeze_their_parts_bit_for_bit_and_start_the_schedule_anew(world
     kept: list[dict[str, torch.Tensor]] = []
     save = checkpoint.save
 
-    def keep(path, position, students, *rest):
+    def keep(folder, position, students, *rest):
         kept.append(state_of(students))
-        save(path, position, students, *rest)
+        save(folder, position, students, *rest)
 
     monkeypatch.setattr(checkpoint, "save", keep)
     config = world.config(*QUICK, phases, "train.lr_step=1", setting="sep", runs=tmp_path)

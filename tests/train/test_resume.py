@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 import configs
-from configs import RequestError, RunError
+from configs import Config, RequestError, RunError
+from configs.stop import Stopped
 from train import checkpoint
+from train.halt import GO_ON, STOP, Halt
 from train.log import METRICS, RunLog, read_metrics
 from train.loop import PhaseLoop
 from train.reports import run_folder
@@ -47,6 +49,28 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(PhaseLoop, "one_step", one_step)
 
 
+def stops(monkeypatch: pytest.MonkeyPatch, config: Config) -> list[tuple[int, bool]]:
+    """Stops the run, started again and again, at the second moment at which it can be; (step, whether within a validation) of each stop."""
+    at: list[tuple[int, bool]] = []
+    with monkeypatch.context() as patch:
+        while True:
+            asked: list[Halt] = []
+
+            def ask(halt: Halt, asked: list[Halt] = asked) -> int:
+                asked.append(halt)
+                return STOP if len(asked) == 2 else GO_ON
+
+            patch.setattr(Halt, "ask", ask)
+            try:
+                run(config)
+            except Stopped as stopped:
+                assert stopped.exit_code == 143
+            else:
+                return at
+            begun = checkpoint.load(run_folder.folder_of(config))
+            at.append((0, True) if begun is None else (begun.position.step, begun.position.epoch_step == config.train.batches))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_killed_run_goes_on_to_the_same_bits(world, tmp_path, monkeypatch, case):
     setting, overrides, step = CASES[case]
@@ -59,8 +83,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(world, tmp_path, monkeypatch, cas
             run(config)
     folder = run_folder.folder_of(config)
     assert not (folder / run_folder.RESULT).exists()
-    begun = checkpoint.load(folder / checkpoint.FILE)
-    assert (begun is None) == (step < 4) and (begun is None or begun[0].step == 4)
+    begun = checkpoint.load(folder)
+    assert (begun is None) == (step < 4) and (begun is None or begun.position.step == 4)
+    stopped = stops(monkeypatch, config)
+    assert {before_validation for _, before_validation in stopped} == {True, False}
     assert run(config) == folder
     assert without_times(folder) == without_times(whole)
     for name in (run_folder.STUDENT, run_folder.SECOND):
@@ -141,7 +167,8 @@ def test_what_cannot_change_is_said_by_field_and_leaves_every_file(world, tmp_pa
             run(world.config(*options, change, setting="sep", runs=tmp_path))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     folder = run(world.config(*options, "phases.1.epochs=3", setting="sep", runs=tmp_path))
-    (folder / checkpoint.FILE).unlink()
+    for name in (checkpoint.FILE, checkpoint.PREVIOUS):
+        (folder / name).unlink()
     with pytest.raises(RequestError, match=r"expected checkpoint\.pt of the finished run to go on from, found none"):
         run(world.config(*options, "phases.1.epochs=4", setting="sep", runs=tmp_path))
     assert run(world.config(*options, "phases.1.epochs=3", setting="sep", runs=tmp_path)) == folder
@@ -203,11 +230,10 @@ def test_config_and_weights_of_a_run_read_back(world, tmp_path):
 
 
 def test_a_broken_checkpoint_is_named(tmp_path):
-    path = tmp_path / checkpoint.FILE
-    assert checkpoint.load(path) is None
-    path.write_bytes(b"half a file")
-    with pytest.raises(RunError, match="expected a checkpoint, found a file that does not load; delete it"):
-        checkpoint.load(path)
+    assert checkpoint.load(tmp_path) is None
+    (tmp_path / checkpoint.FILE).write_bytes(b"half a file")
+    with pytest.raises(RunError, match=r"expected a checkpoint, found a file that does not load; delete .* to start the run anew"):
+        checkpoint.load(tmp_path)
 
 
 def test_metrics_of_steps_after_the_checkpoint_are_dropped(tmp_path):

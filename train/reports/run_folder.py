@@ -9,8 +9,8 @@ from typing import Any
 
 import configs
 import models
-from configs import Config, PairsConfig, RequestError
-from configs.files import write_atomic
+from configs import Config, PairsConfig, RequestError, RunError
+from configs.files import fingerprint, write_atomic
 from train.log import PICTURES, read_metrics
 
 CONFIG = "config.yaml"
@@ -68,14 +68,24 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def result_of(folder: Path) -> dict[str, Any] | None:
-    """What a finished run has written; None of another."""
+    """What a finished run has written; None of another. RunError: the file is damaged."""
     path = folder / RESULT
-    return dict(json.loads(path.read_text())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        result = dict(json.loads(path.read_bytes()))
+        # files of before have none
+        whole = result.pop("sha256", None) in (None, fingerprint(result))
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise RunError(f"{path}: expected what its SHA-256 says, found other text; delete it and run the same command: it is written anew")
+    return result
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Marks a run as finished."""
-    write_atomic(folder / RESULT, json.dumps(result, indent=1) + "\n")
+    write_atomic(folder / RESULT, json.dumps({**result, "sha256": fingerprint(result)}, indent=1) + "\n")
 
 
 def budget(config: Config) -> tuple[int, int]:
