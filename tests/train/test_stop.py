@@ -8,7 +8,7 @@ import signal
 import pytest
 
 import train.__main__
-from configs.cli import run as command
+from configs import cli
 from train import checkpoint, halt
 from train.halt import GO_ON, KEEP, Halt
 from train.log import PICTURES
@@ -36,13 +36,13 @@ def test_sigterm_ends_training_between_two_steps_with_a_checkpoint(world, tmp_pa
         path.write_bytes(b"of a killed run")
     with monkeypatch.context() as patch:
         patch.setattr(PhaseLoop, "one_step", one_step)
-        assert command(train.__main__.main, ["run", "--setting", "gt"], "teachonce train") == 143
+        assert cli.run(train.__main__.main, ["run", "--setting", "gt"], "teachonce train") == 143
     said = "stopped by SIGTERM, the checkpoint after step 3 is kept; run the same command again to go on: teachonce train run --setting gt"
     assert capsys.readouterr().err == f"error: {said}\n"
     kept = checkpoint.load(folder)
     assert kept is not None and (kept.position.step, kept.position.epoch_step, kept.position.epoch) == (3, 3, 0)
     assert not any(path.exists() for path in remains)
-    assert command(train.__main__.main, ["run", "--setting", "gt"]) == 0
+    assert cli.run(train.__main__.main, ["run", "--setting", "gt"]) == 0
     assert "goes on after epoch 0 (step 3, 3 steps into the next)" in capsys.readouterr().out
 
 
