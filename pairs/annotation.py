@@ -169,6 +169,11 @@ def real(boxes: np.ndarray) -> np.ndarray:
     return np.asarray((boxes[:, 2] >= 1) & (boxes[:, 3] >= 1))
 
 
+def with_area(boxes: np.ndarray) -> np.ndarray:
+    """Which boxes (n, 4) have an area, (n,) bool: where trackers are evaluated, the others say that there is no target."""
+    return np.asarray((boxes[:, 2:] > 0).all(axis=1))
+
+
 def label_rows(path: str) -> Labels:
     """Integers (n,) int64, one a line or all on one comma-separated line. One of more than nine digits, or none, is a faulty row."""
     text = read_text(path)

@@ -1,7 +1,7 @@
 """Where each video data set keeps its frames, boxes and labels: (root, split, options) -> its sequences in order.
 
-Layouts: GOT-10k (arXiv:1810.11981), LaSOT (arXiv:1809.07845), TrackingNet (arXiv:1803.10794), a plain folder of frames, and video files.
-Every function reads lists only, and raises `Fault` for a missing or empty one.
+Layouts: GOT-10k (arXiv:1810.11981), LaSOT (arXiv:1809.07845), TrackingNet (arXiv:1803.10794), OTB (TPAMI 2015), UAV123 (ECCV 2016), a plain
+folder of frames, and video files. Every function reads lists only, and raises `Fault` for a missing or empty one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ Options = Mapping[str, Any]  # of one split of a catalog entry
 
 @dataclass(frozen=True)
 class Located:
-    """One sequence, its paths relative to the root: folder of frames or video, file of boxes, files of labels."""
+    """One sequence, its paths relative to the root: folder of frames or video, file of boxes, files of labels.
+
+    part: the first of its frames in the folder, from 0, where a folder holds more frames than the file has boxes; None: it holds as many.
+    """
 
     name: str
     folder: str
     truth: str
     labels: tuple[str, ...] = ()
+    part: int | None = None
 
 
 def got10k(root: Path, split: str, options: Options) -> list[Located]:
@@ -105,6 +109,89 @@ def trackingnet(root: Path, split: str, options: Options) -> list[Located]:
             raise Fault(str(annotations), 0, "expected one <video>.txt a video, found none; unpack the set or leave it out of `sets`")
         located += [Located(f"{base}/{name}", f"{base}/frames/{name}", f"{base}/anno/{name}.txt") for name in sorted(names, key=natural)]
     return located
+
+
+def trackingnet_test(root: Path, split: str, options: Options) -> list[Located]:
+    """`TEST/{frames/<video>/,anno/<video>.txt}`, of which the first box alone is published."""
+    names = _text_files(root / "TEST" / "anno", root)
+    return [Located(name, f"TEST/frames/{name}", f"TEST/anno/{name}.txt") for name in names]
+
+
+OTB_STARTS = {"David": 299}
+"""OTB: the first frame (from 0) that the boxes belong to, where it is not the first of the folder."""
+UAV123_STARTS = {
+    "bird1_2": 774,
+    "bird1_3": 1572,
+    "car1_2": 750,
+    "car1_3": 1626,
+    "car6_2": 486,
+    "car6_3": 1806,
+    "car6_4": 2952,
+    "car6_5": 3924,
+    "car8_2": 1356,
+    "car16_2": 414,
+    "group1_2": 1332,
+    "group1_3": 2514,
+    "group1_4": 3924,
+    "group2_2": 906,
+    "group2_3": 1770,
+    "group3_2": 1566,
+    "group3_3": 2826,
+    "group3_4": 4368,
+    "person2_2": 1188,
+    "person4_2": 1500,
+    "person5_2": 876,
+    "person7_2": 1248,
+    "person8_2": 1074,
+    "person12_2": 600,
+    "person14_2": 846,
+    "person14_3": 1812,
+    "person17_2": 1500,
+    "person19_2": 1242,
+    "person19_3": 2790,
+    "truck4_2": 576,
+    "uav1_2": 1554,
+    "uav1_3": 2472,
+}
+"""UAV123: the same, of the sequences that share a folder of frames with others."""
+
+
+def otb(root: Path, split: str, options: Options) -> list[Located]:
+    """`<name>/{img/,groundtruth_rect.txt}`; two targets (`groundtruth_rect.1.txt` and `.2.txt`) are <name>.1 and <name>.2.
+
+    An empty file is none.
+    """
+    located = []
+    with expecting(root, "a folder", "check the root"):
+        for entry in sorted((entry for entry in _visible_entries(root) if entry.is_dir()), key=lambda entry: natural(entry.name)):
+            files = [file for file in sorted(Path(entry).glob("groundtruth_rect*.txt")) if file.read_text().strip()]
+            for number, file in enumerate(files, 1):
+                name = entry.name if len(files) == 1 else f"{entry.name}.{number}"
+                truth = f"{entry.name}/{file.name}"
+                located.append(Located(name, f"{entry.name}/img", truth, part=OTB_STARTS.get(entry.name, 0)))
+    if not located:
+        raise Fault(str(root), 0, "expected folders with img/ and groundtruth_rect.txt, found none; check the root")
+    return located
+
+
+def uav123(root: Path, split: str, options: Options) -> list[Located]:
+    """`anno/UAV123/<name>.txt` and `data_seq/UAV123/<folder>/`; <name>s such as car1_2 are parts of one folder."""
+    located = []
+    for name in _text_files(root / "anno" / "UAV123", root):
+        base, _, number = name.rpartition("_")
+        shared = name in UAV123_STARTS or (number == "1" and f"{base}_2" in UAV123_STARTS)
+        folder = f"data_seq/UAV123/{base if shared else name}"
+        located.append(Located(name, folder, f"anno/UAV123/{name}.txt", part=UAV123_STARTS.get(name, 0)))
+    return located
+
+
+def _text_files(folder: Path, root: Path) -> list[str]:
+    """Names, without .txt, of the text files of a folder. `Fault`: no folder, or none in it."""
+    require(folder, root, "a folder", "unpack the data set")
+    names = [entry.name[:-4] for entry in _visible_entries(folder) if entry.name.endswith(".txt")]
+    if not names:
+        raise Fault(str(folder), 0, "expected one <sequence>.txt a sequence, found none; unpack the data set")
+    return sorted(names, key=natural)
 
 
 def _visible_entries(path: Path) -> list[os.DirEntry[str]]:

@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kdlosses": {"configs", "pairs", "models"},
     "precompute": BELOW,
     "train": BELOW,
+    "tracking": BELOW,
     "bench": BELOW | {"precompute", "train"},
 }
 
