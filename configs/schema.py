@@ -6,75 +6,17 @@ Numbers are the public defaults of ATOM (arXiv:1811.07628) and of the CFKD thesi
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from configs.architectures import ARCHITECTURES
-from configs.errors import nearest
+from configs.section import ArchitectureName, Count, Device, Few, Layer, Name, Section, Seed, Text, Weight
+from configs.tracking import TrackingConfig
 
-Layer = Literal["conv1", "layer1", "layer2", "layer3"]
 NetworkPart = Literal["backbone", "head"]
 Regression = Literal["mse", "smooth_l1"]
 Augmentation = Literal["brightness", "grey", "flip", "blur", "proposals"]
-
-# Largest unsigned 64-bit seed is what the counter-based generator takes as half of its key.
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
-"""Of pairs, frames, steps: more is a slip of the hand."""
-Few = Annotated[int, Field(ge=1, lt=2**16)]
-"""Of what is in memory at once."""
-Weight = Annotated[float, Field(ge=0)]
-
-
-def _text(value: str) -> str:
-    if not value.strip() or not value.isprintable() or len(value) > 4000:
-        raise ValueError(f"expected a text that can be printed, found {value!r:.60}; change it")
-    return value
-
-
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99}", value):
-        raise ValueError(f"expected the name of one folder (letters, digits, '.', '_', '-', '+', '='), found {value!r:.60}; change it")
-    return value
-
-
-def _architecture(value: str) -> str:
-    if value not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"expected an architecture among {known}, found {value!r:.60}{nearest(value, ARCHITECTURES)}; correct the name")
-    return value
-
-
-def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", value):
-        raise ValueError(f"expected auto, cpu, cuda or cuda:n, found {value!r:.60}; correct it")
-    return value
-
-
-Text = Annotated[str, AfterValidator(_text)]
-Name = Annotated[str, AfterValidator(_name)]
-"""Becomes a folder below another, and never one beside it."""
-ArchitectureName = Annotated[str, AfterValidator(_architecture)]
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys and numbers that are not finite are refused, values are checked on assignment."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """True would count as 1, and 1 as true."""
-        is_flag = cls.model_fields[str(info.field_name)].annotation is bool
-        if is_flag and not isinstance(value, bool):
-            raise ValueError(f"expected true or false, found {value!r:.60}; change it")
-        if not is_flag and any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value])):
-            raise ValueError(f"expected anything but true or false, found {value!r:.60}; change it")
-        return value
-
 
 class ImageConfig(Section):
     """Geometry of one image of a pair: how large its crop is, and how its place is drawn."""
@@ -291,7 +233,7 @@ class TrainConfig(Section):
         8, ge=0, lt=2**16, description="pairs recomputed with the live teacher before the first epoch, if its weights are at hand"
     )
     seed: Seed = Field(0, description="of initialisation, order and fresh augmentation")
-    device: Annotated[str, AfterValidator(_device)] = Field("auto", description="auto, cpu, cuda or cuda:n")
+    device: Device = Field("auto", description="auto, cpu, cuda or cuda:n")
     feed: Literal["auto", "dali", "torch"] = Field("auto", description="auto: DALI where it is installed")
     feed_threads: Few | None = Field(None, description="decoder threads; null: all processors this process may use")
     shuffle_window: Few = Field(16, description="chunks of the cache that are shuffled together")
@@ -333,6 +275,7 @@ class Config(Section):
         (), max_length=1000, description="if any, each with epochs, losses, freeze of its own: phases.0.epochs=1"
     )
     train: TrainConfig = Field(default_factory=TrainConfig, description="the loop")
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="the online tracker that runs a network on video")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:

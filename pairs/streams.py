@@ -57,6 +57,10 @@ FRESH_PHOTOMETRY = Streams(2**43, 1, "8 uniform: brightness, grey, flip, blur of
 MIX = Streams(2**44, 1, "whether a step is fresh")
 FRESH_PROPOSALS = Streams(2**45, 1 + 2 * TRIES, "as PROPOSALS, of a position")
 PROPOSAL_CHOICE = Streams(2**46, 1, "which of the stored proposals a position uses")
+TRACKED_SHIFT = Streams(2**47, 1, "2 uniform: shift of a first-frame sample; this and all below of the tracker's seed")
+TRACKED_DROPOUT = Streams(2**47 + 1, 1, "a uniform for each channel of a thinned first-frame sample")
+TRACKED_BOXES = Streams(2**47 + 2, 1, "4 uniform for each random box of a frame")
+TRACKED_PROJECTION = Streams(2**47 + 16, 8, "normal: the first projection of a filter, a row for each channel; one stream a filter")
 
 
 def pair_block(training: bool, attempt: int) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from configs import RunError
 from kdlosses.labels import label
+from models.refine import boxes_of_numbers
 from pairs.batch import Boxes
 from pairs.boxes import box_iou
 
@@ -39,7 +40,7 @@ class Agreement:
             prediction, wanted = (prediction + 1) / 2, (wanted + 1) / 2
             error = (prediction - wanted).abs()
         else:
-            error = 1 - box_iou(refined(prediction, boxes.proposals), boxes.test_box[:, None])
+            error = 1 - box_iou(boxes_of_numbers(prediction, boxes.proposals), boxes.test_box[:, None])
         x, y, error = prediction.double().flatten(), wanted.double().flatten(), error.double()
         count, size = x.new_full((), x.numel()), x.new_full((), error.numel())
         self.sums += torch.stack([size, error.sum(), count, x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
@@ -54,21 +55,12 @@ class Agreement:
         return {"iou_error": error / errors, "correlation": (n * xy - x * y) / spread**0.5 if spread > 0 else float("nan")}
 
 
-def refined(numbers: Tensor, proposals: Tensor) -> Tensor:
-    """The boxes that DRNet's numbers (B, N, 4) make of proposals (B, N, 4): the inverse of its label."""
-    sides = proposals[..., 2:]
-    centres = proposals[..., :2] + sides / 2 + numbers[..., :2] * sides
-    # e^8: no crop has a box a thousand times as large as its proposal, and inf would spoil the mean
-    grown = sides * numbers[..., 2:].clamp(max=8).exp()
-    return torch.cat([centres - grown / 2, grown], dim=-1)
-
-
 def chosen_boxes(prediction: Tensor, boxes: Boxes) -> Tensor:
     """What a tracker would answer: ATOM the proposal with the highest prediction, DRNet the mean refined box. (B, 4)."""
     if prediction.ndim == 2:
         rows = torch.arange(len(prediction), device=prediction.device)
         return boxes.proposals[rows, prediction.argmax(1)]
-    return refined(prediction, boxes.proposals).mean(1)
+    return boxes_of_numbers(prediction, boxes.proposals).mean(1)
 
 
 class Validation:

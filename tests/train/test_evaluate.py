@@ -13,7 +13,8 @@ from kdlosses.labels import box_label, iou_label
 from pairs.batch import Batch, Boxes
 from pairs.boxes import box_iou
 from pairs.decode.decoder import MEAN, STD
-from train.evaluate import Agreement, Validation, chosen_boxes, refined, summary
+from models.refine import boxes_of_numbers
+from train.evaluate import Agreement, Validation, chosen_boxes, summary
 from train.reports import pictures
 
 
@@ -50,12 +51,12 @@ def test_agreement_of_nothing_and_of_a_constant_is_not_a_number():
 def test_perfect_box_numbers_make_the_target_of_every_proposal():
     boxes = some_boxes(6)
     numbers = box_label(boxes.proposals, boxes.test_box)
-    torch.testing.assert_close(refined(numbers, boxes.proposals), boxes.test_box[:, None].expand(-1, 5, -1))
+    torch.testing.assert_close(boxes_of_numbers(numbers, boxes.proposals), boxes.test_box[:, None].expand(-1, 5, -1))
     found = Agreement(torch.device("cpu"))
     found.add(numbers, boxes)
     assert found.result()["iou_error"] == pytest.approx(0, abs=1e-5) and found.result()["correlation"] == pytest.approx(1)
     torch.testing.assert_close(chosen_boxes(numbers, boxes), boxes.test_box)
-    assert torch.isfinite(refined(numbers * 1e4, boxes.proposals)).all(), "an untrained student must not spoil the mean"
+    assert torch.isfinite(boxes_of_numbers(numbers * 1e4, boxes.proposals)).all(), "an untrained student must not spoil the mean"
 
 
 def test_a_validation_weighs_batches_by_their_pairs():

@@ -1,0 +1,57 @@
+"""From a head's predictions to boxes: ATOM climbs the gradient of the predicted IoU (arXiv:1811.07628), DRNet's numbers are the box.
+
+Letters: B pairs, N boxes a pair, D the head's width. Boxes (x, y, w, h), top-left corner, crop pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from models.heads import Head
+
+MOST_GROWTH = math.log(1000 / 16)
+"""Of the log size that DRNet's numbers may add: no crop has a box sixty times as large as its proposal."""
+PUBLISHED_TARGET = 288 / 5
+"""Side of a target in the published crops, in pixels."""
+
+
+def climb(
+    head: Head, modulation: tuple[Tensor, Tensor], maps: tuple[Tensor, Tensor], boxes: Tensor, steps: int, step: float
+) -> tuple[Tensor, Tensor]:
+    """boxes (B, N, 4) after that many steps of box += step * gradient of the prediction * (w, h, w, h); and their predictions (B, N).
+
+    modulation and maps as of `Head.modulation` and `Head.encode`; step in pixels (see `step_pixels`). The predictions are those at the
+    last gradient, one step before the boxes that are returned, as in the published tracker; with steps = 0 those of the boxes.
+    """
+    for _ in range(steps):
+        with torch.enable_grad():
+            boxes = boxes.detach().requires_grad_()
+            predicted = head.predict(modulation, maps, boxes)
+            gradient = torch.autograd.grad(predicted.sum(), boxes)[0]
+        boxes, predicted = uphill(boxes.detach(), gradient, step), predicted.detach()
+    return boxes, predicted if steps else head.predict(modulation, maps, boxes)
+
+
+def uphill(boxes: Tensor, gradient: Tensor, step: float) -> Tensor:
+    """One step of the ascent: boxes and gradient (..., 4)."""
+    sides = boxes[..., 2:]
+    return boxes + step * gradient * torch.cat([sides, sides], dim=-1)
+
+
+def step_pixels(step: float, size: int, area_factor: float) -> float:
+    """The `step` of `climb` in crops of that size and area factor: the published length is 1 pixel for a target of 57.6 pixels.
+
+    The gradient falls as the target grows and the step should rise with it, so it is stated in sides of the target.
+    """
+    return step * size / area_factor / PUBLISHED_TARGET
+
+
+def boxes_of_numbers(numbers: Tensor, proposals: Tensor) -> Tensor:
+    """The boxes that DRNet's numbers (B, N, 4) make of proposals (B, N, 4): the inverse of its label."""
+    sides = proposals[..., 2:]
+    centres = proposals[..., :2] + sides / 2 + numbers[..., :2] * sides
+    grown = sides * numbers[..., 2:].clamp(max=MOST_GROWTH).exp()
+    return torch.cat([centres - grown / 2, grown], dim=-1)
