@@ -18,6 +18,7 @@ NetworkPart = Literal["backbone", "head"]
 Regression = Literal["mse", "smooth_l1"]
 Augmentation = Literal["brightness", "grey", "flip", "blur", "proposals"]
 
+
 class ImageConfig(Section):
     """Geometry of one image of a pair: how large its crop is, and how its place is drawn."""
 

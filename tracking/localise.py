@@ -27,8 +27,9 @@ class Place(NamedTuple):
 def localise(response: np.ndarray, target: np.ndarray, config: LocalisationConfig) -> Place:
     """response (S, S), rows first; target (2,) its width and height in pixels.
 
-    A second peak, outside the target's neighbourhood, is a rival above `distractor` times the first: of the two the one is taken that is near
-    the last position, if just one is; else the higher one, and the state is uncertain. Above `hard_negative` times the first it is learnt from.
+    A second peak, outside the target's neighbourhood, is a rival above `distractor` times the first: of the two the one is taken that is
+    near the last position, if just one is; else the higher one, and the state is uncertain. Above `hard_negative` times the first it is
+    learnt from.
     """
     first, score = _peak(response)
     if score < config.not_found:

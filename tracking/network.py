@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 from models.convert import load_tracker
 from models.refine import boxes_of_numbers, climb
 from pairs.decode.decoder import MEAN, STD

@@ -1,7 +1,8 @@
 """The online trackers: ATOM's and DRNet's, from a checkpoint to a box a frame.
 
-ATOM: Danelljan et al. (CVPR 2019, arXiv:1811.07628): a classifier that is learnt online says where the target roughly is, the network climbs from
-there to a box. DRNet: the network answers with a box at once. Frames are (H, W, 3) uint8 RGB; boxes (x, y, w, h), 0-based, frame pixels.
+ATOM: Danelljan et al. (CVPR 2019, arXiv:1811.07628): a classifier that is learnt online says where the target roughly is, the network
+climbs from there to a box. DRNet: the network answers with a box at once.
+Frames are (H, W, 3) uint8 RGB; boxes (x, y, w, h), 0-based, frame pixels.
 """
 
 from __future__ import annotations

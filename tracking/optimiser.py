@@ -5,8 +5,8 @@ Letters: n samples, H, W rows and columns, C channels of the features, K of the 
 The response of a filter f (T, K) behind a projection P (K, C) is the correlation of the features with the effective filter E = f P (T, C),
 then the activation a. Minimised over f, or f and P together (Danelljan et al., ATOM, arXiv:1811.07628):
     sum_j w_j |a(E * x_j) - y_j|^2 + regularisation_f |f|^2 + regularisation_P |P|^2.
-Whatever moves f and P moves the response through dE = df P + f dP, and every gradient comes back through the (T, C) gradient in E. So a product
-with J^T J is two products of all features with T vectors of C numbers, whatever K is.
+Whatever moves f and P moves the response through dE = df P + f dP, and every gradient comes back through the (T, C) gradient in E. So a
+product with J^T J is two products of all features with T vectors of C numbers, whatever K is.
 """
 
 from __future__ import annotations

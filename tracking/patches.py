@@ -1,7 +1,7 @@
 """From a frame and a target to the crop that a network sees, and back. Imports no torch.
 
-Frames and crops are (H, W, 3) uint8. Boxes are (x, y, w, h), top-left corner; in a frame the pixel j covers j ... j + 1, in a crop it is centred at
-j (`pairs.geometry`).
+Frames and crops are (H, W, 3) uint8. Boxes are (x, y, w, h), top-left corner; in a frame the pixel j covers j ... j + 1, in a crop it is
+centred at j (`pairs.geometry`).
 """
 
 from __future__ import annotations

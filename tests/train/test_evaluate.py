@@ -10,10 +10,10 @@ import torch
 
 from configs.schema import ImageConfig
 from kdlosses.labels import box_label, iou_label
+from models.refine import boxes_of_numbers
 from pairs.batch import Batch, Boxes
 from pairs.boxes import box_iou
 from pairs.decode.decoder import MEAN, STD
-from models.refine import boxes_of_numbers
 from train.evaluate import Agreement, Validation, chosen_boxes, summary
 from train.reports import pictures
 
