@@ -64,7 +64,7 @@ def test_no_two_streams_of_the_table_overlap():
     everything = [value for value in vars(streams).values() if isinstance(value, streams.Streams)]
     in_block = [run for run in everything if run.first < streams.BLOCK and run != streams.PAIR_SETS]
     of_the_seed = [run for run in everything if run not in in_block]
-    assert len(in_block) == 6 and len(of_the_seed) == 9
+    assert len(in_block) == 6 and len(of_the_seed) == 13
     for table in (of_the_seed, in_block):
         ordered = sorted(table, key=lambda run: run.first)
         for before, after in itertools.pairwise(ordered):

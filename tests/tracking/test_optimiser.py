@@ -30,7 +30,7 @@ def plain(features: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
     side = round(len(taps) ** 0.5)
     before, behind = side // 2, (side - 1) // 2
     padded = functional.pad(features.permute(0, 3, 1, 2), (before, behind, before, behind))
-    return functional.conv2d(padded, taps.T.reshape(1, -1, side, side))[:, 0]
+    return functional.conv2d(padded, taps.T.reshape(1, -1, side, side).contiguous())[:, 0]
 
 
 def loss(samples: Samples, taps: torch.Tensor, projection: torch.Tensor, weights: Regularisation) -> torch.Tensor:

@@ -56,7 +56,7 @@ def test_a_perfect_response_is_found_at_every_offset_within_a_cell(kernel: int):
 def test_a_label_narrower_than_a_cell_is_widened_and_at_the_published_size_none_is():
     assert label_sigma(TrackingConfig(), 0.25) == pytest.approx(0.9)
     assert label_sigma(TrackingConfig(size=144), 0.25) == pytest.approx(0.9)
-    wide = TrackingConfig(size=144, classifier={"layer": "layer1"})  # type: ignore[arg-type]
+    wide = TrackingConfig(size=144, classifier={"layer": "layer1"})
     assert label_sigma(wide, 0.25) == pytest.approx(0.25 * 28.8 / 4)
 
 
