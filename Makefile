@@ -101,8 +101,8 @@ tensorboard: setup ## curves and pictures of all runs
 verify: setup ## CACHE=path: every checksum of a cache
 	$(TEACHONCE) cache verify "$(or $(CACHE),$(error verify: expected CACHE=path of a cache; make train and make cache print it))"
 
-view: setup ## CACHE=path: some pairs of a cache as a picture
-	$(TEACHONCE) cache view "$(or $(CACHE),$(error view: expected CACHE=path of a cache))" $(ARGS)
+view: setup ## CACHE=path: pairs as a picture; HTML=page.html: one page with the teacher's numbers and maps [WORST=n]
+	$(TEACHONCE) cache view "$(or $(CACHE),$(error view: expected CACHE=path of a cache))" $(if $(HTML),--html "$(HTML)") $(if $(WORST),--worst "$(WORST)") $(ARGS)
 
 check: setup ## DATASET=got10k: sequences, frames and every fault of a data set, before any work
 	$(TEACHONCE) precompute check "$(or $(DATASET),$(error check: expected DATASET=name, see configs/datasets.yaml))" $(ARGS)

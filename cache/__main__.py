@@ -39,9 +39,13 @@ def parser(prog: str = "python -m cache") -> cli.Parser:
     sub = command("verify", "recompute every checksum; exit 1 if anything is wrong")
     sub.add_argument("--json", action="store_true", help="machine-readable")
     sub.add_argument("--deep", action="store_true", help="also decode every crop and look for numbers that are not finite")
-    sub = command("view", "write a contact sheet of pairs with boxes and proposals")
-    sub.add_argument("--pairs", default="0-15", help="first-last, or numbers separated by commas (default: 0-15)")
+    sub = command("view", "pairs with boxes and proposals, as a picture or as one HTML page with the teacher's numbers")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--pairs", default="0-15", help="first-last, or numbers separated by commas (default: 0-15)")
+    which.add_argument("--worst", type=int, metavar="N", help="with --html: the N pairs in which the teacher is furthest from the truth")
     sub.add_argument("--out", default="pairs.png", type=Path, help="picture to write (default: pairs.png)")
+    sub.add_argument("--html", type=Path, metavar="FILE", help="page to write instead; it needs no network")
+    sub.add_argument("--teacher", help="whose numbers the page shows (default: the first with IoUs)")
     sub = command("export", "copy to one HDF5 file (OUT.h5) to read from, or back to a zarr directory")
     sub.epilog = (
         "A file is written whole or not at all; where one is already, it is refused, unless it is a copy that lacks nothing."
@@ -121,11 +125,29 @@ def _view(arguments: argparse.Namespace) -> int:
     from configs.files import write_atomic
 
     cache = _open(arguments)
+    if arguments.html is not None:
+        return _view_page(cache, arguments)
+    if arguments.worst is not None or arguments.teacher is not None:
+        raise RequestError("view: expected --html FILE with --worst and --teacher, found none; add it")
     if arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise RequestError(f"--out: expected a .png or .jpg file, found {arguments.out}; say e.g. --out pairs.png")
     pairs = _pair_numbers(arguments.pairs, cache.count)
     write_atomic(arguments.out, cv2.imencode(arguments.out.suffix.lower(), contact_sheet(cache, pairs))[1].tobytes())
     print(f"picture: {arguments.out} ({len(pairs)} pairs)")
+    return 0
+
+
+def _view_page(cache: Cache, arguments: argparse.Namespace) -> int:
+    from cache.page import page
+    from configs.files import write_atomic
+
+    if arguments.html.suffix.lower() not in (".html", ".htm"):
+        raise RequestError(f"--html: expected a .html file, found {arguments.html}; say e.g. --html pairs.html")
+    if arguments.worst is not None and not 1 <= arguments.worst <= 400:
+        raise RequestError(f"--worst: expected 1 to 400 pairs, found {arguments.worst}; say e.g. --worst 24")
+    pairs = None if arguments.worst is not None else _pair_numbers(arguments.pairs, cache.count)
+    write_atomic(arguments.html, page(cache, pairs, arguments.worst, arguments.teacher))
+    print(f"page: {arguments.html}")
     return 0
 
 
