@@ -241,6 +241,9 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast of the student (losses stay float32)")
     channels_last: bool = Field(False, description="memory format of images and convolutions")
     compile: bool = Field(False, description="torch.compile the student")
+    refine_pairs: int = Field(
+        256, ge=0, lt=2**31, description="validation pairs whose proposals are refined, for the refinement gain (of each process)"
+    )
     checkpoint_every: Count = Field(1, description="epochs between two checkpoints; the last epoch always has one")
     checkpoint_minutes: float | None = Field(
         15.0, gt=0, le=1e6, description="a checkpoint within an epoch too, where the last one is older; null: none"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.heads import Head
+from models.tracker import HEAD_LAYERS, Tracker
 
 MOST_GROWTH = math.log(1000 / 16)
 """Of the log size that DRNet's numbers may add: no crop has a box sixty times as large as its proposal."""
@@ -33,6 +34,20 @@ def climb(
             gradient = torch.autograd.grad(predicted.sum(), boxes)[0]
         boxes, predicted = uphill(boxes.detach(), gradient, step), predicted.detach()
     return boxes, predicted if steps else head.predict(modulation, maps, boxes)
+
+
+@torch.no_grad()
+def refine(tracker: Tracker, images: tuple[Tensor, Tensor], ref_box: Tensor, boxes: Tensor, steps: int, step: float) -> Tensor:
+    """Boxes (B, N, 4) of the test images, refined as a tracker would: the ascent (ATOM) or the box that the numbers make (DRNet).
+
+    images: ref and test (B, 3, S, S), normalised; ref_box (B, 4) the target in ref; step in pixels. BatchNorm as the tracker's mode says.
+    """
+    ref, test = (tracker.features(image, HEAD_LAYERS) for image in images)
+    head, modulation = tracker.bb_regressor, tracker.modulation(ref, ref_box)
+    maps = head.encode(test["layer2"], test["layer3"])
+    if tracker.numbers == 4:
+        return boxes_of_numbers(head.predict(modulation, maps, boxes), boxes)
+    return climb(head, modulation, maps, boxes, steps, step)[0]
 
 
 def uphill(boxes: Tensor, gradient: Tensor, step: float) -> Tensor:

@@ -5,6 +5,8 @@ Letters: B pairs, N proposals. Boxes (x, y, w, h), crop pixels.
 iou_error: ATOM: mean |predicted IoU - true IoU| over all proposals, in IoU units (a label is 2 IoU - 1). DRNet: mean of 1 - IoU of
 the box that its four numbers make of a proposal with the target.
 correlation: Pearson's, of predicted with true IoU over all proposals (DRNet: of the predicted numbers with their labels).
+jittered_iou, refined_iou: mean IoU of the proposals with the target, as they are and refined as the online tracker refines its boxes;
+refinement_gain: their difference. What a tracker makes of the network in one frame, so nearer to tracking than the other two.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ import torch
 from torch import Tensor
 
 from configs import RunError
+from configs.tracking import RefinementConfig
 from kdlosses.labels import label
-from models.refine import boxes_of_numbers
-from pairs.batch import Boxes
+from models.refine import boxes_of_numbers, refine, step_pixels
+from pairs.batch import Batch, Boxes
 from pairs.boxes import box_iou
 
 PREFIXES = ("", "second_")
@@ -72,6 +75,9 @@ class Validation:
         self.teacher = Agreement(device)
         self.totals: dict[str, Tensor] = {}
         self.weight = 0
+        self.refined_pairs = 0
+        # of each student: proposals, sum of their IoU before and after
+        self.gains = torch.zeros(students, 3, dtype=torch.float64, device=device)
 
     def add(self, terms: Mapping[str, Tensor], predictions: Iterable[Tensor], boxes: Boxes, teacher: Tensor | None) -> None:
         """One batch: its named terms (weighted by its pairs in the mean), each student's predictions and, where known, the teacher's."""
@@ -85,8 +91,22 @@ class Validation:
         if teacher is not None:
             self.teacher.add(teacher.float(), boxes)
 
+    def refine(self, trackers: Iterable[Any], batch: Batch, config: RefinementConfig, most: int) -> None:
+        """Refines the proposals of a batch with every student; nothing more once `most` pairs have been."""
+        if self.refined_pairs >= most:
+            return
+        boxes = batch.boxes
+        self.refined_pairs += len(boxes)
+        step = step_pixels(config.step, boxes.test.size, boxes.test.area_factor)
+        before = box_iou(boxes.proposals, boxes.test_box[:, None]).double()
+        for sums, tracker in zip(self.gains, trackers, strict=True):
+            refined = refine(tracker, (batch.ref, batch.test), boxes.ref_box, boxes.proposals, config.steps, step)
+            after = box_iou(refined, boxes.test_box[:, None]).double()
+            sums += torch.stack([before.new_full((), before.numel()), before.sum(), after.sum()])
+
     def result(self) -> dict[str, Any]:
-        """loss, terms, iou_error, correlation (those of a second student behind `second_`), and the teacher's behind `teacher_`.
+        """loss, terms, iou_error, correlation and the refinement's numbers (those of a second student behind `second_`), and the teacher's
+        behind `teacher_`.
 
         Under torch.distributed the sums of all processes; every process must call it.
         """
@@ -94,16 +114,21 @@ class Validation:
         agreements = (*self.agreements, self.teacher)
         weight = torch.tensor([self.weight], dtype=torch.float64, device=self.device)
         totals = [self.totals.get(name, torch.zeros_like(weight[0])) for name in names]
-        shared = torch.cat([torch.stack(totals), *(agreement.sums for agreement in agreements), weight])
+        shared = torch.cat([torch.stack(totals), *(agreement.sums for agreement in agreements), self.gains.flatten(), weight])
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(shared)
         values = shared[: len(names)] / shared[-1]
         for index, agreement in enumerate(agreements):
             agreement.sums = shared[len(names) + 8 * index : len(names) + 8 * (index + 1)]
+        self.gains = shared[-1 - self.gains.numel() : -1].reshape(self.gains.shape)
         terms = dict(zip(names, values.tolist(), strict=True))
         numbers: dict[str, Any] = {"loss": sum(terms.values()), "terms": terms}
         for prefix, agreement in zip(PREFIXES, self.agreements, strict=False):
             numbers |= {prefix + name: value for name, value in agreement.result().items()}
+        for prefix, (boxes, before, after) in zip(PREFIXES, self.gains.tolist(), strict=False):
+            if boxes:
+                gain = {"jittered_iou": before / boxes, "refined_iou": after / boxes, "refinement_gain": (after - before) / boxes}
+                numbers |= {prefix + name: value for name, value in gain.items()}
         if self.teacher.sums[0] > 0:
             numbers |= {f"teacher_{name}": value for name, value in self.teacher.result().items()}
         return numbers
@@ -134,6 +159,8 @@ def summary(epoch: int, result: dict[str, Any]) -> str:
     line += f" correlation {_shown(result['correlation'])}"
     if "teacher_iou_error" in result:
         line += f" (teacher: {result['teacher_iou_error']:.4f}, {_shown(result['teacher_correlation'])})"
+    if "refinement_gain" in result:
+        line += f", refinement {result['jittered_iou']:.3f} to {result['refined_iou']:.3f} IoU"
     return line
 
 

@@ -272,6 +272,7 @@ class PhaseLoop:
             targets = self.targets(batch, origin)
             terms, predictions = self.forward(self.step, batch, targets, position.phase_epoch + ahead)
             validation.add(terms, predictions, batch.boxes, targets.get("iou/iou"))
+            validation.refine(self.students.trackers, batch, self.config.tracking.refinement, self.config.train.refine_pairs)
             if number == 0 and log.writes and self.config.train.pictures:
                 log.picture(draw(batch, predictions[0], targets.get("iou/iou"), self.config.train.pictures), epoch, position.step)
         result = validation.result()

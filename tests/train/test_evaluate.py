@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from configs.schema import ImageConfig
+from configs.tracking import RefinementConfig
 from kdlosses.labels import box_label, iou_label
 from models.refine import boxes_of_numbers
 from pairs.batch import Batch, Boxes
@@ -69,6 +70,26 @@ def test_a_validation_weighs_batches_by_their_pairs():
     result = found.result()
     assert result["terms"] == {"a": pytest.approx(0.5), "b": pytest.approx(2.0)} and result["loss"] == pytest.approx(2.5)
     assert result["teacher_iou_error"] == pytest.approx(0, abs=1e-6) and result["teacher_correlation"] == pytest.approx(1)
+
+
+def test_the_refinement_gain_is_measured_on_so_many_pairs(monkeypatch: pytest.MonkeyPatch):
+    calls = []
+
+    def target_itself(tracker, images, ref_box, boxes, steps, step):
+        calls.append((steps, step))
+        return batch.boxes.test_box[:, None].expand_as(boxes) if tracker == "good" else boxes
+
+    monkeypatch.setattr("train.evaluate.refine", target_itself)
+    found, boxes = Validation(2, torch.device("cpu")), some_boxes(3)
+    batch = Batch(torch.zeros(1), torch.zeros(1), boxes, {}, False, np.arange(3), np.arange(3))
+    for _ in range(3):
+        found.add({"a": torch.tensor(1.0)}, (torch.zeros(3, 5), torch.zeros(3, 5)), boxes, None)
+        found.refine(["good", "idle"], batch, RefinementConfig(steps=4), most=5)
+    result, jittered = found.result(), float(box_iou(boxes.proposals, boxes.test_box[:, None]).mean())
+    assert calls == [(4, pytest.approx(64 / 288))] * 4, "two batches of three pairs, two students"
+    assert result["jittered_iou"] == pytest.approx(jittered) and result["refined_iou"] == pytest.approx(1)
+    assert result["refinement_gain"] == pytest.approx(1 - jittered) and result["second_refinement_gain"] == pytest.approx(0)
+    assert summary(2, result).endswith(f"refinement {jittered:.3f} to 1.000 IoU")
 
 
 @pytest.mark.parametrize("size", [64, 96])

@@ -31,7 +31,11 @@ COLOURS = (
     "#66C2A5",
 )
 TEACHER_INK = "#444444"
-MEASURES = (("iou_error", "IoU error (lower is better)"), ("correlation", "Correlation with true IoU"))
+MEASURES = (
+    ("iou_error", "IoU error (lower is better)"),
+    ("correlation", "Correlation with true IoU"),
+    ("refinement_gain", "Refinement gain, IoU"),
+)
 
 
 class Curve(NamedTuple):
@@ -71,8 +75,8 @@ def loss_curves(curves: Sequence[Curve], path: Path) -> None:
 
 
 def agreement_curves(curves: Sequence[Curve], path: Path) -> None:
-    """IoU error and correlation on the validation pairs over epochs, with the teacher's as a dashed line."""
-    figure, panels = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    """IoU error, correlation and refinement gain on the validation pairs over epochs, with the teacher's as a dashed line."""
+    figure, panels = plt.subplots(1, len(MEASURES), figsize=(5 * len(MEASURES), 3.8), layout="constrained")
     inks = colours([curve.setting for curve in curves])
     for panel, (key, title) in zip(panels, MEASURES, strict=True):
         named: set[str] = set()

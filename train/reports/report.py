@@ -39,7 +39,7 @@ def write_page(head: Sequence[str], runs: Sequence[RunRecord], out: Path, tail: 
         curves = [Curve(run.config.setting, run.label, run.train, run.val) for run in runs]
         loss_curves(curves, out / "loss.png")
         agreement_curves(curves, out / "agreement.png")
-        parts += [agreement_section(runs), "![IoU error and correlation over epochs](agreement.png)"]
+        parts += [agreement_section(runs), "![IoU error, correlation and refinement gain over epochs](agreement.png)"]
         parts += [runs_section(runs), "![Loss over steps](loss.png)", terms_section(runs), cache_section(runs), pictures_section(runs, out)]
     page = out / PAGE
     write_atomic(page, "\n\n".join(part for part in (*parts, *tail) if part) + "\n")
@@ -72,13 +72,27 @@ def agreement_section(runs: Sequence[RunRecord]) -> str:
                 number(first.get("correlation"), ".3f"),
                 number(last.get("correlation"), ".3f"),
                 teacher[1],
+                number(first.get("refinement_gain"), "+.3f"),
+                number(last.get("refinement_gain"), "+.3f"),
                 str(last.get("epoch", "-")),
             ]
         )
-    head = ("run", "IoU error before", "after", "teacher", "correlation before", "after", "teacher", "after epoch")
+    head = (
+        "run",
+        "IoU error before",
+        "after",
+        "teacher",
+        "correlation before",
+        "after",
+        "teacher",
+        "refinement gain before",
+        "after",
+        "after epoch",
+    )
     text = (
         "On the validation pairs. IoU error: mean |predicted - true IoU| over all proposals, in IoU units (DRNet: mean of 1 - IoU of the"
-        " refined box). Correlation: Pearson's, of predicted with true IoU."
+        " refined box). Correlation: Pearson's, of predicted with true IoU. Refinement"
+        " gain: what the mean IoU of the proposals gains where they are refined as the online tracker refines its boxes."
     )
     return f"## Student against teacher\n\n{text}\n\n{table(head, rows)}"
 

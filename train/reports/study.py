@@ -36,7 +36,7 @@ ATOM_TEACHER = 66.6
 BATCHES = 1000
 """Steps an epoch where none are asked for: the published settings differ in theirs."""
 THESIS_COLUMN = "thesis: OTB-100 AUC"
-TITLES = {"iou_error": "IoU error (lower is better)", "correlation": "Correlation with true IoU"}
+TITLES = {"iou_error": "IoU error (lower is better)", "correlation": "Correlation with true IoU", "refinement_gain": "Refinement gain, IoU"}
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,7 @@ def _summary(by_setting: dict[str, list[RunRecord]]) -> str:
                 str(len(runs)),
                 spread(_values(runs, "iou_error"), ".4f"),
                 spread(_values(runs, "correlation"), ".3f"),
+                spread(_values(runs, "refinement_gain"), "+.3f"),
                 spread(_values(runs, "loss"), ".4g"),
                 number(results[0]["parameters"] if results else None, ","),
                 number(results[0]["mflops"] if results else None, ",.0f"),
@@ -186,12 +187,13 @@ def _summary(by_setting: dict[str, list[RunRecord]]) -> str:
         )
     teacher = [number(_teacher(everyone, key), form) for key, form in (("iou_error", ".4f"), ("correlation", ".3f"))]
     if teacher != ["-", "-"]:
-        rows.append(["teacher", "", *teacher, *["-"] * 5, number(_thesis_teacher(list(by_setting)), ".1f")])
+        rows.append(["teacher", "", *teacher, *["-"] * 6, number(_thesis_teacher(list(by_setting)), ".1f")])
     head = (
         "setting",
         "seeds",
         "IoU error",
         "correlation",
+        "refinement gain",
         "loss",
         "parameters",
         "MFLOPs a pair",
