@@ -14,9 +14,10 @@ from cache.backends import is_cache
 from cache.export import export
 from cache.locate import caches_below
 from cache.store import Cache
-from cache.verify import verify
+from cache.verify import Fault, verify
 from configs import cli
 from configs.errors import RequestError, nearest
+from configs.hooks import frames
 from configs.units import size_text
 
 
@@ -39,6 +40,7 @@ def parser(prog: str = "python -m cache") -> cli.Parser:
     sub = command("verify", "recompute every checksum; exit 1 if anything is wrong")
     sub.add_argument("--json", action="store_true", help="machine-readable")
     sub.add_argument("--deep", action="store_true", help="also decode every crop and look for numbers that are not finite")
+    sub.add_argument("--frames", action="store_true", help="also cut every pair again from the data set's frames, which must lie here")
     sub = command("view", "pairs with boxes and proposals, as a picture or as one HTML page with the teacher's numbers")
     which = sub.add_mutually_exclusive_group()
     which.add_argument("--pairs", default="0-15", help="first-last, or numbers separated by commas (default: 0-15)")
@@ -95,6 +97,9 @@ def _info(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     cache = _open(arguments)
     faults = verify(cache, deep=arguments.deep)
+    if arguments.frames:
+        remake = f"restore the frame, or remove {cache.path} and run `make cache`"
+        faults += [Fault(what, "frames", "pairs", pair // cache.part, str(pair), remake) for pair, what in frames().faults(cache)]
     if arguments.json:
         told = {"path": str(cache.path), "ok": not faults, "deep": arguments.deep, "faults": [fault._asdict() for fault in faults]}
         print(json.dumps(told, indent=2))

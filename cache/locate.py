@@ -47,7 +47,14 @@ def has_pairs(cache: Cache) -> bool:
 def find(
     cache_dir: str | os.PathLike[str], wanted: Mapping[str, Any], *, ignore: Iterable[str] = (), remedy: str = "make it with `make cache`"
 ) -> Cache:
-    """The cache below `cache_dir` whose identity is `wanted`, apart from the ignored fields; of several the one with most pairs.
+    """Of the caches that are `fitting`, the one with most pairs. RequestError: there is none."""
+    return max(fitting(cache_dir, wanted, ignore=ignore, remedy=remedy), key=lambda cache: cache.count)
+
+
+def fitting(
+    cache_dir: str | os.PathLike[str], wanted: Mapping[str, Any], *, ignore: Iterable[str] = (), remedy: str = "make it with `make cache`"
+) -> list[Cache]:
+    """The caches below `cache_dir` whose identity is `wanted`, apart from the ignored fields.
 
     One without a finished part (of a request that failed) counts only where there is no other.
 
@@ -58,9 +65,8 @@ def find(
         unreadable = "".join(f" ({fault})" for fault in faults)
         raise RequestError(f"{cache_dir}: expected a cache below it, found none{unreadable}; {remedy}")
     lines = {cache: diff(cache.identity, wanted, ignore=skipped) for cache in caches}
-    fitting = [cache for cache in caches if not lines[cache]]
-    if fitting:
-        return max(fitting, key=lambda cache: (has_pairs(cache), cache.count))
+    if found := [cache for cache in caches if not lines[cache]]:
+        return [cache for cache in found if has_pairs(cache)] or found
     nearest = min(caches, key=lambda cache: len(lines[cache]))
     raise RequestError(
         f"{cache_dir}: expected a cache of the wanted identity, found none; nearest {nearest.path} ({'; '.join(lines[nearest])}); {remedy}"

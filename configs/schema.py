@@ -235,6 +235,11 @@ class TrainConfig(Section):
     )
     seed: Seed = Field(0, description="of initialisation, order and fresh augmentation")
     device: Device = Field("auto", description="auto, cpu, cuda or cuda:n")
+    caches: tuple[Text, ...] = Field(
+        (),
+        max_length=1000,
+        description="names of caches to take where several fit, or though the data set's annotation has changed",
+    )
     feed: Literal["auto", "dali", "torch"] = Field("auto", description="auto: DALI where it is installed")
     feed_threads: Few | None = Field(None, description="decoder threads; null: all processors this process may use")
     shuffle_window: Few = Field(16, description="chunks of the cache that are shuffled together")
@@ -271,6 +276,13 @@ class Config(Section):
     cache_dir: Text = Field("caches", description="where caches are written and looked for (CACHE_DIR)")
     run_dir: Text = Field("runs", description="where runs are written (RUN_DIR)")
     pairs: PairsConfig = Field(default_factory=PairsConfig, description="the pair set")
+    recut_pairs: int = Field(
+        64,
+        ge=0,
+        lt=2**31,
+        description="pairs of a cache that are cut again and compared, before it grows or a run starts, where the data set lies here;"
+        " 0: the data set is not looked at",
+    )
     student: StudentConfig = Field(default_factory=StudentConfig, description="the network that is trained")
     second_student: StudentConfig | None = Field(None, description="the intelligent student of TSsKD")
     teacher: TeacherConfig | None = Field(None, description="the distilled network; null: none")

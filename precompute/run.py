@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cache import Cache, PairSetSpec, Unit, require
+from cache.locate import has_pairs
 from configs import Config, RequestError, dataset_entry
 from configs.arrays import TargetSpec
 from configs.catalog import members
@@ -26,6 +27,7 @@ from pairs.replay import crop_bytes_bound, pair_arrays
 from precompute import cost
 from precompute.crop_writer import CropWriter
 from precompute.datasets import Dataset, open_entry
+from precompute.frames import require_same
 from precompute.target_writer import Measured, Work, fill
 
 # pairs of a shard, and of an inner chunk: the units of writing and of reading
@@ -112,6 +114,8 @@ class CacheMaker:
         path, spec = pair_set(self.config, dataset)
         there = path.exists() and not (path.is_dir() and not any(path.iterdir()))
         cache = Cache.create(path, spec, remedy=_remedy(path)) if there else None
+        if cache is not None and self.config.recut_pairs and self.rank == 0 and has_pairs(cache):
+            print(require_same(cache, dataset, self.config.recut_pairs), flush=True)
         needs = [cost.crops_needed(cache, spec, CropWriter(dataset, self.config.pairs, self.threads))]
         if self.teacher is not None:
             if cache is not None:

@@ -11,9 +11,10 @@ import torch
 
 import configs
 import models
-from cache import Cache, diff, find, open_below
-from cache.locate import has_pairs
+from cache import Cache, diff, open_below
+from cache.locate import fitting, has_pairs
 from configs import Config, RequestError
+from configs.hooks import frames
 from configs.schema import TeacherConfig
 from kdlosses import TARGETS, Objective, Sizes, needed_targets, sizes_of, target_spec
 from models import TeacherSpec, choose_teacher, demo_teacher
@@ -42,6 +43,10 @@ class Inputs:
 def open_inputs(config: Config) -> Inputs:
     """The caches and the teacher of a configuration whose data set is named (`resolve_dataset`)."""
     train, val = open_caches(config, "train"), open_caches(config, "val")
+    names = {name for cache in (*train, *val) for name in names_of(cache, config)}
+    if unused := [name for name in config.train.caches if name not in names]:
+        taken = ", ".join(cache.path.name for cache in (*train, *val))
+        raise RequestError(f"train.caches: expected caches that fit this run, found {', '.join(unused)} beside {taken}; correct the names")
     return Inputs(train, val, find_teacher(config, *train, *val) if config.teacher is not None else None)
 
 
@@ -99,11 +104,43 @@ def _open_caches(config: Config, split: str) -> Iterator[Cache]:
 
 
 def _find(config: Config, wanted: dict[str, Any], remedy: str) -> Cache:
-    """The pair set of the wanted count, or else the largest that differs in nothing but its count: what PAIRS=... made."""
-    try:
-        return find(config.cache_dir, wanted, ignore=UNSTATED, remedy=remedy)
-    except RequestError:
-        return find(config.cache_dir, wanted, ignore=(*UNSTATED, "count"), remedy=remedy)
+    """The pair set of the wanted count, or else the largest that differs in nothing but its count: what PAIRS=... made.
+
+    RequestError: none; or what no configuration states, the data set's annotation, is not that of the data set on this machine; or, where
+    the data set is not here, several caches differ in it.
+    """
+    caches = fitting(config.cache_dir, wanted, ignore=(*UNSTATED, "count"), remedy=remedy)
+    named = [cache for cache in caches if names_of(cache, config) & {*config.train.caches}]
+    caches = named or _of_one_content(config, caches, wanted, remedy)
+    exact = [cache for cache in caches if cache.count == wanted["count"]]
+    return max(exact or caches, key=lambda cache: cache.count)
+
+
+def names_of(cache: Cache, config: Config) -> set[str]:
+    """What train.caches may call a cache."""
+    path = str(cache.path)
+    return {path, cache.path.name, path.removeprefix(config.cache_dir.rstrip("/") + "/")}
+
+
+def _of_one_content(config: Config, caches: list[Cache], wanted: dict[str, Any], remedy: str) -> list[Cache]:
+    """Those of the data set as it is now, where it lies here; else all, if they are of one annotation."""
+    (field,) = UNSTATED
+    now = frames().content_at_hand(wanted["dataset"], wanted["split"]) if config.recut_pairs else None
+    if now is not None and (same := [cache for cache in caches if cache.identity.get(field) == now]):
+        return same
+    named = "[" + ", ".join(cache.path.name for cache in caches) + "]"
+    if now is not None:
+        raise RequestError(
+            f"{config.cache_dir}: expected a cache of the data set {wanted['dataset']} as it lies here ({field} {now:.12}...), found"
+            f" {', '.join(f'{cache.path.name} ({cache.identity.get(field)!s:.12}...)' for cache in caches)}: its boxes, labels or lists"
+            f" have changed; {remedy}, or take the old one with train.caches=[{caches[-1].path.name}]"
+        )
+    if len({cache.identity.get(field) for cache in caches}) > 1:
+        raise RequestError(
+            f"{config.cache_dir}: expected caches of one annotation of the data set {wanted['dataset']} ({wanted['split']}), found several"
+            f" that differ in {field}: {named}; choose one with train.caches=[NAME], or remove the old ones"
+        )
+    return caches
 
 
 def _with_count(config: Config, split: str, count: int) -> Config:

@@ -20,6 +20,8 @@ MOVABLE = {
     "train.device": "machine: changes no number but by rounding",
     "train.feed": "machine: which decoder",
     "train.feed_threads": "machine",
+    "train.caches": "place: what the caches hold is compared",
+    "recut_pairs": "checked before the first step only",
     "train.check_pairs": "checked before the first epoch only",
     "train.val_every": "when a run is looked at",
     "train.log_every": "when a run is looked at",

@@ -20,6 +20,7 @@ import configs
 import models
 from configs import Config, RequestError, RunError
 from configs.files import sweep, write_atomic
+from configs.hooks import frames
 from configs.machine import cores, processors
 from configs.process import threads_are_ours
 from kdlosses import LiveTeacher, Objective, build_objectives
@@ -142,6 +143,7 @@ def _train(config: Config, before: Config | None, folder: Path, place: tuple[tor
             adopt_projection(objective, inputs.train[0], inputs.teacher, origin.cached)
         # building networks draws random numbers; the run's own are drawn later, from its seed
         teacher = _load_teacher(setup, position)
+        _check_frames(setup)
         _check_caches(setup, position, teacher)
         setup.teacher = teacher if plan.needs_teacher else None
         students = _students(setup, state)
@@ -213,6 +215,14 @@ def _load_teacher(setup: Setup, position: Position) -> LiveTeacher | None:
     if spec is None or spec.weights is None or not (setup.plan.needs_teacher or checks):
         return None
     return LiveTeacher(spec.load(setup.device), spec.feature_bits, config.channels_last)
+
+
+def _check_frames(setup: Setup) -> None:
+    """Says whether the frames are still those of the caches, where they lie here. RequestError: they are others."""
+    inputs, config = setup.inputs, setup.config
+    for cache in (*inputs.train, *inputs.val) if config.recut_pairs and setup.rank == 0 else ():
+        if line := frames().sample_line(cache, config.recut_pairs):
+            setup.log.say(line)
 
 
 def _check_caches(setup: Setup, position: Position, teacher: LiveTeacher | None) -> None:

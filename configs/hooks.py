@@ -1,0 +1,27 @@
+"""The calls that go beside the arrows of docs/architecture.md: by name, when they are asked for, through this file alone.
+
+Training and the store know nothing of frames; where a data set lies on this machine, precompute can tell whether a cache is still of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Protocol, cast
+
+
+class Frames(Protocol):
+    """What the module precompute.frames offers. `cache`: a cache.Cache, which this room does not know."""
+
+    def content_at_hand(self, name: str, split: str) -> str | None:
+        """See precompute.frames."""
+
+    def sample_line(self, cache: Any, number: int) -> str | None:
+        """See precompute.frames."""
+
+    def faults(self, cache: Any) -> list[tuple[int, str]]:
+        """See precompute.frames."""
+
+
+def frames() -> Frames:
+    """The module precompute.frames."""
+    return cast(Frames, importlib.import_module("precompute.frames"))
