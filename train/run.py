@@ -142,11 +142,11 @@ def _train(config: Config, before: Config | None, folder: Path, place: tuple[tor
         for objective, origin in zip(objectives, plan.train, strict=True):
             adopt_projection(objective, inputs.train[0], inputs.teacher, origin.cached)
         # building networks draws random numbers; the run's own are drawn later, from its seed
-        teacher = _load_teacher(setup, position)
+        teacher = teacher_of(setup, position)
         _check_frames(setup)
         _check_caches(setup, position, teacher)
         setup.teacher = teacher if plan.needs_teacher else None
-        students = _students(setup, state)
+        students = students_of(setup, state)
         if world > 1:
             torch.distributed.barrier()
         # what can be refused has been, by every process: only now the folder becomes that of this configuration
@@ -208,7 +208,7 @@ def _announce(setup: Setup, position: Position, changed: Sequence[str]) -> None:
         log.say(f"goes on after epoch {position.epoch} (step {position.step:,}{within}){''.join(f'; {line}' for line in changed)}")
 
 
-def _load_teacher(setup: Setup, position: Position) -> LiveTeacher | None:
+def teacher_of(setup: Setup, position: Position) -> LiveTeacher | None:
     """The teacher, where batches need it or where it can check the caches of a run that begins."""
     spec, config = setup.inputs.teacher, setup.config.train
     checks = position.step == 0 and config.check_pairs > 0 and any(origin.cached for origin in setup.plan.train)
@@ -242,7 +242,7 @@ def _check_caches(setup: Setup, position: Position, teacher: LiveTeacher | None)
         log.say(check_cache(cache, inputs.teacher, teacher, needed, config, setup.device))
 
 
-def _students(setup: Setup, state: dict[str, Any] | None) -> Students:
+def students_of(setup: Setup, state: dict[str, Any] | None) -> Students:
     """The students on the device, as the seed or a checkpoint makes them."""
     students, notes = build_students(setup.config, anew=state is None)
     for note in notes:
