@@ -1,89 +1,52 @@
-"""Parts of `make bench`: what the losses cost beside the student, and what adding a target to a cache costs beside the teacher."""
+"""Two parts of `make bench` that are measured on their own: every objective beside the student, and a target added to a finished cache."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import statistics
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 import configs
 import models
-import precompute.__main__
+from bench.cutting import teacher_alone
+from bench.ground import Ground, ready_batch
+from bench.steps import objective_alone, student_alone
+from bench.turns import Length, Measured, Work, take_turns, timed
 from cache import Cache
-from kdlosses import LiveTeacher, Objective, build_objectives
-from models import Outputs
-from pairs.batch import Batch, Boxes
+from kdlosses import LiveTeacher, build_objectives
 
 SETTINGS = ("gt", "ts_ah", "ts_ah_fid", "atom_cfkd", "atom_tskd", "atom_tsskd", "atom_compression")
+GROWN = (("atom_tskd", "response"), ("atom_compression", "projected"), ("atom_compression", "features"))
+"""(setting, target) that are added"""
 
 
-def losses(timed: Callable[[Callable[[], object]], float], ready: Batch, options: argparse.Namespace) -> None:
-    """Loss computation alone, forward and backward to the student's given features, as a ratio to the student's forward + backward."""
-    ref, test, boxes = ready.ref, ready.test, ready.boxes
+def objectives(ground: Ground, length: Length) -> dict[str, Measured]:
+    """The losses of every setting on given features, forward and backward, beside the student's."""
+    config, device = ground.config(), ground.device
+    batch = ready_batch(config.train.batch, config, device)
     torch.manual_seed(0)
-    student, tracker = models.build("atom_mobilenetsmall").to(ref.device), models.build("atom_resnet18").to(ref.device)
-    teacher = LiveTeacher(models.TeacherNetwork(tracker))
-    outputs = student(ref, test, boxes.ref_box, boxes.proposals, models.LAYERS)
-    given = Outputs(
-        outputs.prediction.detach().requires_grad_(),
-        *({layer: value.detach().requires_grad_() for layer, value in maps.items()} for maps in (outputs.ref, outputs.test)),
-    )
-
-    def alone() -> None:
-        student.zero_grad(set_to_none=True)
-        student(ref, test, boxes.ref_box, boxes.proposals).prediction.square().mean().backward()
-
-    kinds: dict[str, Callable[[], object]] = {"student": alone}
+    student, tracker = models.build("atom_mobilenetsmall").to(device), models.build("atom_resnet18").to(device)
+    teacher, boxes = LiveTeacher(models.TeacherNetwork(tracker)), batch.boxes
+    with torch.no_grad():
+        outputs = student(batch.ref, batch.test, boxes.ref_box, boxes.proposals, models.LAYERS)
+    kinds: dict[str, Work] = {"student": (student_alone(ground), len(boxes))}
     for setting in SETTINGS:
-        config = configs.load(setting, [f"pairs.ref.size={options.size}", f"pairs.test.size={options.size}"])
-        objective = build_objectives(config, "atom_resnet18" if config.teacher else None)[0].to(ref.device)
-        targets = teacher.targets(ref, test, boxes, objective.needs.targets, objective.projection)
-        kinds[setting] = _backward(objective, given, targets, boxes)
-    for work in kinds.values():
-        work()
-    seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    for _ in range(options.rounds):
-        for name, work in kinds.items():
-            seconds[name].append(timed(work))
-    print("\n| losses alone, forward + backward | ms a pair | share of the student's (least to most) |\n|---|---|---|")
-    for name, times in seconds.items():
-        shares = sorted(time / base for time, base in zip(times, seconds["student"], strict=True))
-        spread = f"{statistics.median(shares):.3f} ({shares[0]:.3f} to {shares[-1]:.3f})"
-        print(f"| {name} | {1e3 * statistics.median(times) / len(boxes):.2f} | {spread} |")
+        own = configs.load(setting, [f"pairs.{image}.size={getattr(config.pairs, image).size}" for image in ("ref", "test")])
+        objective = build_objectives(own, "atom_resnet18" if own.teacher else None)[0].to(device)
+        targets = teacher.targets(batch.ref, batch.test, boxes, objective.needs.targets, objective.projection)
+        kinds[setting] = (objective_alone(objective, outputs, targets, boxes), len(boxes))
+    return take_turns(kinds, length, device)
 
 
-def _backward(objective: Objective, given: Outputs, targets: dict[str, Tensor], boxes: Boxes) -> Callable[[], object]:
-    wanted = [given.prediction, *(maps[layer] for layer in objective.needs.student_layers for maps in (given.ref, given.test))]
-
-    # two students that say the same cost as much as any two
-    students = given if not objective.mutual else (given, given)
-
-    def work() -> object:
-        total = torch.stack(list(objective(students, targets, boxes).values())).sum()
-        return torch.autograd.grad(total, wanted, allow_unused=True)
-
-    return work
-
-
-def growth(
-    timed: Callable[[Callable[[], object]], float], forward: Callable[[], object], weights: str, options: argparse.Namespace
-) -> None:
-    """Adding a target to a finished cache, as a ratio to the teacher's forward passes over the same pairs (timed before and after)."""
-    arguments = ["--dataset", "demo", "--teacher", weights, "--split", "train", "--pairs", str(options.pairs)]
-    rows = []
-    for setting, target in (("atom_tskd", "response"), ("atom_compression", "projected"), ("atom_compression", "features")):
-        alone = [timed(forward) / 8 for _ in range(3)]
-        own = ["--setting", setting, "--targets", target, f"pairs.ref.size={options.size}", f"pairs.test.size={options.size}"]
-        precompute.__main__.main(["cache", *arguments, *own, "teacher.batch=8"])
-        alone += [timed(forward) / 8 for _ in range(3)]
-        record = Cache.open(next(Path(os.environ["CACHE_DIR"]).glob("demo-train-*"))).history()[-1]
-        base, whole, busy = statistics.median(alone), record["seconds"] / options.pairs, record["teacher_seconds"] / options.pairs
-        rows.append(f"| {target} | {1e3 * whole:,.1f} | {whole / base:.2f} | {busy / base:.2f} |")
-    head = "target added to a finished cache | ms a pair | times the teacher's forward pass | teacher and targets alone"
-    print(f"\n| {head} |\n|---|---|---|---|")
-    print("\n".join(rows))
+def growth(ground: Ground, turns: int) -> dict[str, Measured]:
+    """A target added to the finished cache, start-up left out, beside the teacher's forward pass (timed before and after it)."""
+    config, device = ground.config(), ground.device
+    assert config.teacher is not None
+    forward, measured = teacher_alone(config, ground), {"teacher": Measured()}
+    for setting, target in GROWN:
+        measured["teacher"].seconds += [timed(forward, device) / config.teacher.batch for _ in range(turns)]
+        replace(ground, setting=setting).fill(targets=target, splits=("train",))
+        record = Cache.open(next(ground.folder.glob("caches/demo-train-*"))).history()[-1]
+        measured[target] = Measured([record["seconds"] / config.pairs.count])
+        measured["teacher"].seconds += [timed(forward, device) / config.teacher.batch for _ in range(turns)]
+    return measured

@@ -19,6 +19,7 @@ TRIES = 100
 ATTEMPTS = 256
 """Draws of one pair at most: an attempt above 0 replaces a pair whose frames could not be used."""
 
+_REQUEST = 512  # numbers that cost as much as a request
 _WORDS = 4  # 64-bit words that one step of the Philox counter gives
 _MASK = 2**64 - 1
 
@@ -104,6 +105,16 @@ def counter_normal(seed: int, stream: int, first: int, count: int, numbers: int)
 
 
 def of_rows(draw: Draw, seed: int, stream: int, rows: np.ndarray, numbers: int) -> np.ndarray:
-    """`draw` (`counter_uniform`, `counter_normal`) for these rows (n,), ascending: one request for each run of neighbouring rows."""
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-    return np.concatenate([draw(seed, stream, int(run[0]) if len(run) else 0, len(run), numbers) for run in runs])
+    """`draw` (`counter_uniform`, `counter_normal`) for these rows (n,), ascending: (n, numbers).
+
+    Rows that are close come from one request, what lies between them is thrown away: a request costs as much as some hundred numbers.
+    """
+    if not len(rows):
+        return np.empty((0, numbers))
+    gaps = np.diff(rows) * numbers > _REQUEST
+    found = []
+    for near in np.split(rows, np.flatnonzero(gaps) + 1) if gaps.any() else [rows]:
+        first, last = int(near[0]), int(near[-1])
+        drawn = draw(seed, stream, first, last - first + 1, numbers)
+        found.append(drawn if len(drawn) == len(near) else drawn[near - first])
+    return np.concatenate(found) if len(found) > 1 else found[0]

@@ -23,6 +23,16 @@ def test_any_split_gives_the_same_rows(draw, numbers):
     assert whole.dtype == np.float64 and whole.shape == (40, numbers)
 
 
+@pytest.mark.parametrize("draw", [streams.counter_uniform, streams.counter_normal])
+@pytest.mark.parametrize("numbers", [1, 16, 64, 700])
+@pytest.mark.parametrize("rows", [[], [7], range(3, 60, 8), [0, 1, 2, 900, 901, 90_000], [2**63, 2**63 + 1, 2**63 + 9]])
+def test_scattered_rows_are_those_drawn_one_by_one(draw, numbers, rows):
+    found = streams.of_rows(draw, 4, 2, np.array(rows, np.uint64 if max(rows, default=0) > 2**62 else np.int64), numbers)
+    assert found.shape == (len(rows), numbers) and found.dtype == np.float64
+    for row, own in zip(rows, found, strict=True):
+        assert np.array_equal(own, draw(4, 2, row, 1, numbers)[0])
+
+
 def test_seed_stream_and_row_all_change_the_numbers():
     base = streams.counter_uniform(1, 2, 3, 1, 8)
     for other in ((2, 2, 3), (1, 3, 3), (2, 1, 3), (1, 2, 4)):
