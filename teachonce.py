@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("train", "train a student, compare several, write a report (make train, study)"),
     "models": ("models", "show, convert and export weights files"),
     "losses": ("kdlosses", "what each target is, which losses need it and what it takes"),
+    "tracking": ("tracking", "trackers in video: evaluate them, track one clip, serve vot-toolkit (make eval, track)"),
     "bench": ("bench", "measure speed beside its baselines, and what a stale target would be worth (make bench)"),
 }
 

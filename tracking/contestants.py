@@ -1,0 +1,119 @@
+"""Who is evaluated: trackers of checkpoints and what they are compared with, as small picklable descriptions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+
+import configs
+import models
+from configs.errors import RequestError
+from configs.files import sha256_file
+from configs.tracking import TrackingConfig, variant_of
+from models.checkpoint import guess_architecture, read_state
+from tracking import baselines
+from tracking.one_pass import Tracker
+from tracking.online import build_tracker
+from tracking.refining import RefinementOnly
+
+Kind = Literal["checkpoint", "classifier", "refinement", "still", "opencv"]
+BASELINES = ("still", "opencv", "classifier", "refinement")
+"""By name: a box that stands still, OpenCV's tracker, and the first checkpoint's classifier or refinement alone."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One tracker: its name (a folder's), what it is, and for those of a checkpoint its file and configuration."""
+
+    name: str
+    kind: Kind
+    checkpoint: Path | None = None
+    config: TrackingConfig | None = None
+
+    def build(self, device: str) -> Tracker:
+        """The tracker. RequestError: a file that is none, or of another family."""
+        if self.kind == "still":
+            return baselines.StandingStill()
+        if self.kind == "opencv":
+            return baselines.OpenCVTracker(self.name.removeprefix("opencv-"))
+        assert self.checkpoint is not None
+        assert self.config is not None
+        config = baselines.classifier_only(self.config) if self.kind == "classifier" else self.config
+        tracker = build_tracker(self.checkpoint, config, models.pick_device(device))
+        return RefinementOnly(tracker.network, tracker.classifier_network, config) if self.kind == "refinement" else tracker
+
+    def identity(self) -> dict[str, Any]:
+        """What its answers depend on."""
+        if self.kind == "opencv":
+            return {"kind": self.kind, "opencv": cv2.__version__, "tracker": self.name}
+        if self.checkpoint is None or self.config is None:
+            return {"kind": self.kind}
+        own = self.config.classifier.checkpoint
+        return {
+            "kind": self.kind,
+            "checkpoint_sha256": sha256_file(self.checkpoint),
+            **({"classifier_sha256": sha256_file(Path(own))} if own else {}),
+            "tracking": self.config.model_dump(mode="json"),
+        }
+
+
+def contestants(checkpoints: Sequence[str], chosen: Sequence[str], setting: str | None, overrides: Sequence[str]) -> list[Contestant]:
+    """The trackers of an evaluation: checkpoints, given as PATH or NAME=PATH, then the baselines chosen (of `BASELINES`).
+
+    RequestError: a file that is not there, two trackers of one name, an unknown baseline, wrong overrides.
+    """
+    found = [of_checkpoint(text, setting, overrides) for text in checkpoints]
+    for name in chosen:
+        if name not in BASELINES:
+            raise RequestError(f"--baselines: expected none or some of {', '.join(BASELINES)}, found '{name}'; correct it")
+    if "still" in chosen:
+        found.append(Contestant("still", "still"))
+    if "opencv" in chosen and (best := baselines.opencv_name()):
+        found.append(Contestant(f"opencv-{best}", "opencv"))
+    first = found[0] if checkpoints else None
+    if first is not None and first.config is not None:
+        # DRNet answers with the network's box at once: there is no refinement to leave out
+        halves: list[Kind] = ["refinement"] if first.config.variant == "drnet" else ["classifier", "refinement"]
+        found += [Contestant(f"{first.name}-{half}", half, first.checkpoint, first.config) for half in halves if half in chosen]
+    names = [contestant.name for contestant in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise RequestError(f"--checkpoint: expected a name for each tracker, found {', '.join(sorted(twice))} twice; give NAME=PATH")
+    return found
+
+
+def of_checkpoint(text: str, setting: str | None, overrides: Sequence[str]) -> Contestant:
+    """A checkpoint as PATH or NAME=PATH. Unnamed, that of a run is <setting>-<run>, any other its file's stem."""
+    name, equals, rest = text.partition("=")
+    named = bool(equals) and not Path(text).is_file()
+    path = Path(rest if named else text)
+    if not path.is_file():
+        raise RequestError(f"CHECKPOINT: expected a weights file, found {'a folder' if path.is_dir() else 'nothing'} at {path}; correct it")
+    if not named:
+        name = path.stem if path.stem not in ("student", "second_student") else f"{path.parent.parent.name}-{path.parent.name}"
+        name = re.sub(r"[^A-Za-z0-9_.+=-]", "_", name)
+    return Contestant(name, "checkpoint", path, tracking_config(path, setting, overrides))
+
+
+def tracking_config(checkpoint: Path, setting: str | None, overrides: Sequence[str]) -> TrackingConfig:
+    """The section `tracking` for a checkpoint.
+
+    The setting: the one given, else that of the run that the file lies in or says it is of, else atom_cfkd. Unless it or an override states
+    them, the variant follows the network, and size and area_factor the crops that the network was trained on.
+    """
+    state, metadata = read_state(checkpoint)
+    architecture = guess_architecture(state)
+    run = checkpoint.parent / "config.yaml"
+    trained = configs.read(run) if setting is None and run.is_file() else None
+    name = setting or (trained.setting if trained is not None else metadata.get("setting", ""))
+    if setting is None and name not in configs.settings():
+        name = "atom_cfkd"
+    variant = [f"tracking.variant={variant_of(architecture)}"]
+    config = configs.load(name, [*variant, *overrides])
+    crop = config.pairs.test if trained is None else trained.pairs.test
+    given = config.tracking.model_dump(exclude_unset=True)
+    return TrackingConfig.model_validate({"size": crop.size, "area_factor": crop.area_factor} | given)

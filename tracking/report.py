@@ -1,0 +1,116 @@
+"""The page of an evaluation: OUT/<set>/report.md with its table, plots and worst sequences, and results.json with every number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from configs.files import write_atomic
+from tracking import plots
+from tracking.evaluate import Answers
+from tracking.intervals import Interval
+from tracking.metrics import TITLES
+from tracking.scores import COLUMNS, Score, Scores, score
+from tracking.sequences import VideoSet
+from tracking.strips import stacked, strip
+
+WORST = 10
+WITH_INTERVAL = (("pytracking", "auc"), ("got10k", "ao"))
+
+
+def report(answers: Answers, videos: VideoSet, problems: Sequence[str], folder: Path, conditions: str) -> str:
+    """Writes the page, its pictures and results.json into a folder; the table, as text for a terminal.
+
+    conditions: of the measurement, in one line (device, processes).
+    """
+    scores = score(answers, videos)
+    folder.mkdir(parents=True, exist_ok=True)
+    if scores is None:
+        table = [f"{videos.name}: the truth of its sequences is not published, or no sequence was finished by all: there are no numbers."]
+        body = table
+    else:
+        write_atomic(folder / "results.json", json.dumps(scores.as_json() | {"conditions": conditions}, indent=1) + "\n")
+        plots.curves(scores, folder / "plots")
+        table = table_lines(scores)
+        body = [*table, "", *_notes(scores, conditions), "", *_differences(scores), "", *_pictures(answers, videos, scores, folder)]
+    faults = ["", f"## {len(problems)} sequences failed", "", *(f"* {problem}" for problem in problems)] if problems else []
+    write_atomic(folder / "report.md", "\n".join([f"# {videos.name}", "", *body, *faults, ""]))
+    return "\n".join(table)
+
+
+def table_lines(scores: Scores) -> list[str]:
+    """The table of all trackers, as Markdown with even columns. AUC, P, NP by PyTracking's rule, AO, SR by GOT-10k's; in percent."""
+    heads = ["tracker", *(TITLES[name] for _, name in COLUMNS), "frames/s", "mean", "first frame"]
+    rows = [heads, *(_row(one) for one in scores.trackers)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return [
+        "| " + " | ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]) + " |"
+        for row in (rows[0], rules, *rows[1:])
+    ]
+
+
+def _row(one: Score) -> list[str]:
+    cells = [one.name]
+    for column in COLUMNS:
+        value = one.numbers[column]
+        cells.append(_ranged(value) if column in WITH_INTERVAL else f"{100 * value.value:.1f}")
+    first = one.speed.first
+    return [*cells, f"{one.speed.median:.1f}", f"{one.speed.mean:.1f}", f"{1000 * first:.0f} ms" if np.isfinite(first) else "-"]
+
+
+def _ranged(value: Interval, sign: str = "") -> str:
+    return f"{100 * value.value:{sign}.1f} ({100 * value.low:{sign}.1f} to {100 * value.high:{sign}.1f})"
+
+
+def _notes(scores: Scores, conditions: str) -> list[str]:
+    lines = [
+        f"{len(scores.sequences)} sequences, {scores.frames:,} frames; one pass, begun with the true box of the first frame.",
+        "In brackets: 95 % intervals by bootstrap over sequences. AUC, P (20 pixels) and NP (0.2) by the rule of PyTracking, in which a",
+        "perfect tracker has an AUC of 95.24; AO and SR by that of the GOT-10k toolkit. frames/s: median and mean after the first frame,",
+        f"of the tracker alone, without reading; {conditions}.",
+    ]
+    skipped = [f"{one.name} {one.skipped}" for one in scores.trackers if one.skipped]
+    return [*lines, *([f"Frames that could not be used, in which the last box was kept: {', '.join(skipped)}."] if skipped else [])]
+
+
+def _differences(scores: Scores) -> list[str]:
+    """The first tracker against each other one."""
+    if len(scores.trackers) < 2:
+        return []
+    first = scores.trackers[0].name
+    lines = [
+        f"## {first} against the others",
+        "",
+        "Paired by sequence: positive where it is better.",
+        "",
+        "| against | AUC | AO | |",
+        "|---|---:|---:|---|",
+    ]
+    for name, numbers in scores.differences().items():
+        auc, ao = (numbers[column] for column in WITH_INTERVAL)
+        told = "0 is outside both intervals" if auc.excludes_zero and ao.excludes_zero else "cannot be told apart by one of the two"
+        lines.append(f"| {name} | {_ranged(auc, '+')} | {_ranged(ao, '+')} | {told} |")
+    return lines
+
+
+def _pictures(answers: Answers, videos: VideoSet, scores: Scores, folder: Path) -> list[str]:
+    """The plots, and film strips of the sequences in which the first tracker is worst."""
+    lines = ["## Plots", "", *(f"![{name}](plots/{name}.png)" for name, *_ in plots.PLOTS), ""]
+    first = scores.trackers[0]
+    worst = [int(place) for place in np.argsort(np.nan_to_num(first.each, nan=np.inf), kind="stable")[:WORST]]
+    by_name = {video.name: video for video in videos.videos}
+    shown = list(answers)[:4]
+    pictures = []
+    for place in worst:
+        name = scores.sequences[place]
+        boxes = {tracker: answers[tracker][name].boxes for tracker in shown}
+        pictures.append(strip(by_name[name], boxes, f"{name}: AO {100 * first.each[place]:.1f}"))
+    _, content = cv2.imencode(".jpg", cv2.cvtColor(stacked(pictures), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
+    write_atomic(folder / "worst.jpg", content.tobytes())
+    table = [f"| {scores.sequences[place]} | {100 * first.each[place]:.1f} |" for place in worst]
+    return [*lines, f"## Where {first.name} is worst", "", "| sequence | AO |", "|---|---:|", *table, "", "![film strips](worst.jpg)"]
