@@ -33,7 +33,7 @@ else
 LAUNCH := $(BIN)/torchrun --standalone --nproc-per-node $(GPUS) --no-python $(TEACHONCE)
 endif
 
-.PHONY: help setup demo demo-eval demo-teacher cache train study test lowest lint bench tensorboard verify view check clean
+.PHONY: help setup demo demo-eval demo-teacher cache train study eval track test lowest lint bench tensorboard verify view check clean
 
 help: ## this list
 	@echo "TeachOnce: cache a tracking teacher once, train every student from the cache."
@@ -78,6 +78,14 @@ train: setup ## SETTING=atom_cfkd [DATASET=got10k] [ARGS="train.epochs=2 ..."] [
 study: setup ## SETTINGS="gt ts atom_cfkd" [SEEDS="0 1 2"] [EPOCHS=n] [BATCHES=n] [ARGS="like=demo"]: equal budgets, one cache, one report
 	$(TEACHONCE) train study $(SETTINGS) --seeds $(SEEDS) $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(BATCHES),--batches "$(BATCHES)") \
 	  --out reports/study $(if $(DATASET),dataset="$(DATASET)") $(ARGS)
+
+eval: setup ## CHECKPOINT="student.safetensors teacher=t.pth" DATASET=got10k|otb|lasot|uav123|trackingnet|demo|FOLDER [JOBS=n] [FILES=1]
+	$(TEACHONCE) tracking eval --dataset "$(or $(DATASET),$(error eval: expected DATASET=name of a data set, folder or video))" \
+	  $(foreach file,$(CHECKPOINT),--checkpoint "$(file)") $(if $(JOBS),--jobs "$(JOBS)") $(if $(FILES),--files) $(ARGS)
+
+track: setup ## CHECKPOINT=student.safetensors VIDEO=clip.mp4 [BOX=x,y,w,h]: boxes and a video with them, of a video, a folder or a camera
+	$(TEACHONCE) tracking track --video "$(or $(VIDEO),$(error track: expected VIDEO=clip.mp4, a folder of images or the number of a camera))" \
+	  $(foreach file,$(CHECKPOINT),--checkpoint "$(file)") $(if $(BOX),"--box=$(BOX)") $(ARGS)
 
 # counting covered lines costs little where Python has sys.monitoring (3.12); `make test COVERAGE=` leaves it out
 test: setup ## the tests, and how many lines of each room they run

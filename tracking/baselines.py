@@ -10,9 +10,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from configs.tracking import TrackingConfig
 
 from configs.errors import RequestError
+from configs.tracking import TrackingConfig
 from tracking.result import Result
 
 OPENCV = ("CSRT", "KCF", "MIL")
