@@ -7,9 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cache.backends import backend_class, is_cache
+from cache.backends import is_cache, is_hdf5
 from cache.backends.base import Part, writable
-from cache.backends.zarr_disk import ZarrDisk
 from cache.identity import diff
 from cache.layout import Group, pair_groups, target_group, teacher_group
 from cache.store import Cache
@@ -24,7 +23,7 @@ def export(cache: Cache, out: str | os.PathLike[str], progress: Callable[[str], 
     or not at all. RequestError if `out` is another cache, or a file that is no whole copy of this one.
     """
     out = Path(out)
-    if backend_class(out) is ZarrDisk:
+    if not is_hdf5(out):
         return _to_directory(cache, out, progress)
     if out.exists():
         _require_copy(cache, out)

@@ -7,6 +7,7 @@
     targets/<teacher>/<target>/<array>            one row a pair
     targets/<teacher>/<target>/constants/<name>   arrays that belong to the target as a whole
     ledger/<unit>/<part>           what is published; a unit is `pairs` (with its crops) or `targets/<teacher>/<target>`
+    ledger/history/<number>        a record of work done
 
 A part is `part` pairs: one shard of every array, and the unit of writing, checking and resuming. The bytes of a part's
 crops lie contiguous from the beginning of its shard, in the order ref 0, test 0, ref 1, test 1, ...
@@ -15,6 +16,7 @@ crops lie contiguous from the beginning of its shard, in the order ref 0, test 0
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -39,7 +41,7 @@ DOCS = {
     "crops": "Encoded crops. Image k (0 ref, 1 test) of pair i is the JPEG file jpeg[offset[i, k] : offset[i, k] + length[i, k]].",
     "targets": "Teacher outputs: targets/<teacher>/<target>/<array>, one row a pair.",
     "ledger": "No numbers here: the files <unit>/<part>.json beside this one publish the parts, with the SHA-256 of every shard;"
-    " history.jsonl records the work.",
+    " history/ records the work, claims/ who is at it.",
 }
 
 
@@ -248,3 +250,17 @@ def sealed(attributes: dict[str, Any]) -> dict[str, Any]:
 def unsealed(attributes: Mapping[str, Any]) -> bool:
     """Whether the seal does not fit the other attributes."""
     return fingerprint({key: value for key, value in attributes.items() if key != "seal"}) != attributes.get("seal")
+
+
+def history_text(record: Mapping[str, Any]) -> bytes:
+    """A record of work as it is stored, with a checksum."""
+    return (json.dumps({"record": record, "sha256": fingerprint(record)}, sort_keys=True, indent=1) + "\n").encode()
+
+
+def history_record(text: bytes) -> dict[str, Any] | None:
+    """The record that is stored as `text`; None if it is damaged."""
+    try:
+        record = json.loads(text)["record"]
+        return record if isinstance(record, dict) and history_text(record) == text else None
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None

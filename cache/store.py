@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from cache.backends import backend_class, is_cache
+from cache.backends import is_cache, is_hdf5, open_backend
 from cache.backends.base import Reader, only_a_copy, writable
-from cache.backends.zarr_disk import ZarrDisk
+from cache.backends.place import Disk
+from cache.backends.zarr_tree import ZarrTree
 from cache.identity import require
 from cache.layout import LAYOUT, Grid, PairSetSpec, by_name, check_name, crop_arrays, make_again, pair_groups, target_group, teacher_group
 from cache.unit import Unit
@@ -25,7 +26,7 @@ class Cache:
     def __init__(self, backend: Reader) -> None:
         """Use `Cache.create` or `Cache.open`."""
         self._backend = backend
-        self._attributes = backend.attributes("")
+        self._attributes = backend.described("")
         version = self._attributes.get("teachonce_cache")
         if version != LAYOUT:
             raise RequestError(
@@ -33,6 +34,7 @@ class Cache:
                 f" make it again with `{make_again(self._attributes)}` and remove this one"
             )
         self.path = backend.path
+        self._attributes = backend.attributes("")
         try:
             self.grid = Grid(*(self._attributes[name] for name in ("count", "part", "chunk")))
             crops = crop_arrays(self.grid, backend.attributes("crops")["bytes_bound"])
@@ -54,9 +56,9 @@ class Cache:
         path, groups = Path(path), pair_groups(spec)
         # an existing cache is opened without building another first; the race of two creators is decided by the rename
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            if backend_class(path) is not ZarrDisk:
+            if is_hdf5(path):
                 raise RequestError(only_a_copy(path))
-            ZarrDisk.create(path, groups)
+            ZarrTree.create(Disk(path), groups)
         cache = cls.open(path)
         writable(cache.backend)
         require(cache.identity, spec.identity, what=str(path), remedy=remedy)
@@ -73,7 +75,7 @@ class Cache:
             raise RequestError(
                 f"{path}: expected a cache, found something else; name a directory or .h5 file that `python -m cache ls` shows"
             )
-        return cls(backend_class(path)(path))
+        return cls(open_backend(path))
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -35,7 +35,8 @@ class Unit:
         except (KeyError, TypeError) as error:
             raise RunError(f"{where}: expected described arrays, found {error}; restore its attributes from a copy") from None
         self._placed = {name: Placed(path, array, grid) for name, array in self.arrays.items()}
-        self._known: set[int] = set()  # parts seen published; published parts stay
+        # what the ledger says of the arrays in the parts that were seen published, which stay
+        self._records: dict[int, dict[str, dict[str, Any]]] = {}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class Unit:
 
     def published(self, part: int) -> bool:
         """Whether the part exists. RunError if its ledger entry belongs to something else."""
-        return part in self._known or self.entry(part) is not None
+        return part in self._records or self.entry(part) is not None
 
     def entry(self, part: int) -> dict[str, Any] | None:
         """{"unit", "part", "pairs", "fingerprint", "arrays": {path: {"bytes", "sha256"}}} of the ledger, None if there is no such part.
@@ -86,10 +87,11 @@ class Unit:
         pairs, entry = list(self._grid.bounds(part)), self._backend.entry(self.path, part)
         if entry is None:
             return None
-        fits = entry.get("pairs") == pairs and entry.get("fingerprint") == self.fingerprint
-        if not fits or not {placed.path for placed in self.placed} <= set(entry.get("arrays", {})):
+        told = {**entry, "arrays": set(entry["arrays"])}
+        arrays = {placed.path for placed in self.placed}
+        if told != {"unit": self.path, "part": part, "pairs": pairs, "fingerprint": self.fingerprint, "arrays": arrays}:
             raise RunError(f"{self.path}, part {part}: expected a ledger entry of this unit, found one of another; {self._backend.mend}")
-        self._known.add(part)
+        self._records[part] = entry["arrays"]
         return entry
 
     def missing(self) -> list[int]:
@@ -170,7 +172,7 @@ class Unit:
     def _rows(self, placed: Placed, pieces: Iterable[tuple[int, int, int]], total: int) -> np.ndarray:
         out, done = np.empty((total, *placed.array.shape), placed.dtype), 0
         for part, first, rows in pieces:
-            self._backend.read(placed, part, first, out[done : done + rows])
+            self._backend.read(placed, part, first, out[done : done + rows], self._records[part][placed.path])
             done += rows
         return out
 
@@ -196,7 +198,7 @@ class Unit:
         if first < 0 or last < first or last > jpeg.grid.part or (begins < first).any() or (begins + sizes > last).any():
             raise RunError(f"crops, part {part}: expected offsets within the part, found others; {LOOK}")
         buffer = np.empty(last - first, np.uint8)
-        self._backend.read(jpeg, part, first, buffer)
+        self._backend.read(jpeg, part, first, buffer, self._records[part][jpeg.path])
         return buffer, begins - first, sizes
 
     def read_part(self, part: int) -> Part:

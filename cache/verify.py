@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cache.backends.base import Stray
+from cache.backends import open_backend
+from cache.backends.base import Reader, Stray
 from cache.layout import Group, unsealed
 from cache.store import Cache
 from cache.unit import Unit
-from configs.errors import TeachOnceError
+from configs.errors import RunError, TeachOnceError
+from configs.machine import processors
 
+_RESTORE = "restore it from a copy, or remove the cache and run `make cache`"
 UNFINISHED = ("unpublished remains of a part", "remains of an interrupted write")
 
 
@@ -38,10 +43,24 @@ def verify(cache: Cache, *, deep: bool = False) -> list[Fault]:
     Recomputes every checksum; `deep` also decodes every crop and looks for numbers that are not finite.
     """
     faults, units = _opened(cache)
-    for unit in units:
-        faults += _unit_faults(cache, unit, deep)
+    with ThreadPoolExecutor(processors()) as pool:
+        for unit in units:
+            faults += _unit_faults(cache, unit, deep, pool)
+    for where, record in cache.backend.history_files():
+        if record is None:
+            faults.append(Fault("no sound record of work", where, None, None, None, f"run `python -m cache gc {cache.path} --damaged`"))
     faults += [_stray_fault(cache, stray) for stray in strays(cache, units)]
     return faults if cache.backend.kind == "zarr" else [fault._replace(remedy=cache.backend.mend) for fault in faults]
+
+
+def verify_path(path: Path, *, deep: bool = False) -> list[Fault]:
+    """The same of a cache that may be too damaged to be opened. RequestError if there is none."""
+    try:
+        return verify(Cache.open(path), deep=deep)
+    except RunError as error:
+        groups = {group: _attributes(open_backend(path), group)[1] for group in ("", "pairs", "crops")}
+        faults = [Fault(wrong, group or "/", None, None, None, _RESTORE) for group, wrong in groups.items() if wrong]
+        return faults or [Fault(str(error), "/", None, None, None, _RESTORE)]
 
 
 def strays(cache: Cache, units: Iterable[Unit]) -> list[Stray]:
@@ -62,42 +81,46 @@ def _is_target(group: str) -> bool:
 def _drop(cache: Cache, group: str) -> str:
     names = group.split("/")[1:]
     if not names:
-        return "restore it from a copy, or remove the cache and run `make cache`"
+        return _RESTORE
     option = f"--target {'/'.join(names)}" if _is_target(group) else f"--teacher {names[0]}"
     return f"run `python -m cache gc {cache.path} {option}` and then `make cache`"
 
 
+def _attributes(backend: Reader, group: str) -> tuple[dict[str, Any], str]:
+    """The attributes of a group, and what is wrong with them."""
+    try:
+        attributes = backend.described(group)
+        return attributes, "attributes differ from their seal" if unsealed(attributes) else ""
+    except (TeachOnceError, KeyError) as error:
+        return {}, f"attributes cannot be read ({error})"
+
+
 def _opened(cache: Cache) -> tuple[list[Fault], list[Unit]]:
-    """What is wrong with the attributes of the groups, and the units that can be read."""
+    """What is wrong with the files of the groups, and the units that can be read."""
     faults, units = [], [cache.pairs]
     for group in _groups(cache):
-        wrong = ""
-        try:
-            wrong = "attributes differ from their seal" if unsealed(cache.backend.attributes(group)) else ""
-            if _is_target(group) and (unit := cache.target(*group.split("/")[1:])) is not None:
-                units.append(unit)
-        except (TeachOnceError, KeyError) as error:
-            wrong = wrong or f"attributes cannot be read ({error})"
-        if wrong:
-            faults.append(Fault(wrong, group or "/", None, None, None, _drop(cache, group)))
+        attributes, wrong = _attributes(cache.backend, group)
+        found = [(group or "/", wrong)] if wrong else list(cache.backend.group_faults(group, attributes))
+        if not wrong and _is_target(group) and (unit := cache.target(*group.split("/")[1:])) is not None:
+            units.append(unit)
+        faults += [Fault(what, where, None, None, None, _drop(cache, group)) for where, what in found]
     return faults, units
 
 
-def _unit_faults(cache: Cache, unit: Unit, deep: bool) -> Iterator[Fault]:
+def _unit_faults(cache: Cache, unit: Unit, deep: bool, pool: ThreadPoolExecutor) -> Iterator[Fault]:
     described = [(placed.path, wrong) for placed in unit.placed if (wrong := cache.backend.metadata_fault(placed))]
     deep = deep and not described
     try:
         unit.constants  # noqa: B018 - reading them checks them
-    except (TeachOnceError, OSError, ValueError, KeyError) as error:
+    except TeachOnceError as error:
         described.append((unit.path, f"constants: {error}"))
     for where, wrong in described:
         yield Fault(wrong, where, unit.path, None, None, _drop(cache, unit.path))
-    there = cache.backend.published(unit.path)
-    for part in sorted(there):
+    there = sorted(cache.backend.published(unit.path))
+    for part, found in zip(there, pool.map(lambda part: list(_part_faults(cache, unit, part, deep)), there), strict=True):
         pairs = f"{part * cache.part}-{cache.bounds(part)[1] - 1}" if part < cache.parts else "none"
-        for where, wrong in _part_faults(cache, unit, part, deep):
-            yield Fault(wrong, where, unit.path, part, pairs, cache.backend.mend)
-    absent = [part for part in range(cache.parts) if part not in there]
+        yield from (Fault(wrong, where, unit.path, part, pairs, cache.backend.mend) for where, wrong in found)
+    absent = sorted(set(range(cache.parts)) - set(there))
     if absent:
         shown = ", ".join(map(str, absent[:8])) + (", ..." if len(absent) > 8 else "")
         what = f"unfinished, {len(absent)} of {cache.parts} parts are not published ({shown})"

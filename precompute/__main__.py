@@ -59,9 +59,7 @@ def parser(prog: str) -> Parser:
     cache.add_argument("--val-pairs", type=_count, help="pairs of the validation split (pairs.val_count)")
     cache.add_argument("--teacher", help="weights of the teacher: safetensors, PyTorch or PyTracking checkpoint (teacher.weights)")
     cache.add_argument("--targets", help="targets instead of those the setting needs: all, none, or names that `teachonce losses` lists")
-    cache.add_argument(
-        "--share", metavar="I/N", help="fill every N-th part from part I on (arrays of batch jobs; torchrun sets it by itself)"
-    )
+    cache.add_argument("--share", metavar="I/N", help="fill part k only where k mod N = I (default: whatever no other worker has claimed)")
     cache.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:n (default: auto)")
     cache.add_argument("--threads", type=_count, help="threads that cut and decode crops (default: all processors)")
     cache.add_overrides("overrides of the configuration, e.g. pairs.test.size=256")

@@ -6,7 +6,7 @@ Letters: n pairs of a part, N proposals. Image axis (2): 0 = ref, 1 = test.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -51,14 +51,17 @@ class CropWriter:
         self._pool = ThreadPoolExecutor(threads, "crops")
         self._ahead = ThreadPoolExecutor(1, "parts")
 
-    def parts(self, cache: Cache, numbers: list[int]) -> Iterator[PartCrops]:
-        """These parts of a cache, in order; while the caller works on one, the next is made."""
-        future = None
-        for number in [*numbers, None]:
-            following = None if number is None else self._ahead.submit(self._make, cache, number)
-            if future is not None:
-                yield future.result()
-            future = following
+    def parts(self, cache: Cache, numbers: Iterable[int]) -> Iterator[PartCrops]:
+        """These parts of a cache, in order; while the caller works on one, the next is asked for and made."""
+        ahead = iter(numbers)
+        future = self._ahead.submit(self._next, cache, ahead)
+        while (part := future.result()) is not None:
+            future = self._ahead.submit(self._next, cache, ahead)
+            yield part
+
+    def _next(self, cache: Cache, numbers: Iterator[int]) -> PartCrops | None:
+        number = next(numbers, None)
+        return None if number is None else self._make(cache, number)
 
     def close(self) -> None:
         """Stops the threads; pairs under way are finished and a part that is being written, whatever is queued is dropped."""

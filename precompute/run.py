@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cache import Cache, PairSetSpec, Unit, require
+from cache.claims import Claims, claimed
 from cache.locate import has_pairs
 from configs import Config, RequestError, dataset_entry
 from configs.arrays import TargetSpec
 from configs.catalog import members
 from configs.files import fingerprint
 from configs.machine import processors
+from configs.progress import ProgressBar
 from kdlosses import TARGETS, LiveTeacher, build_objectives, needed_targets, sizes_of, target_spec
 from models import TeacherSpec, choose_teacher, pick_device
 from pairs.decode import decoder_name
@@ -32,6 +37,8 @@ from precompute.target_writer import Measured, Work, fill
 
 # pairs of a shard, and of an inner chunk: the units of writing and of reading
 PART, CHUNK = 1024, 64
+# seconds between two looks at what others are making
+POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,14 +52,14 @@ class Request:
     targets: str | None = None
     """all, none, or names; None: those that the setting's losses need"""
     share: tuple[int, int] | None = None
-    """(i, n): every n-th part from part i on; None: torchrun's rank and world, else all"""
+    """(i, n): part k belongs to k mod n = i, whatever is missing; None: whatever no other worker has claimed"""
     device: str = "auto"
     threads: int | None = None
 
     @property
-    def rank_and_world(self) -> tuple[int, int]:
-        """(i, n) of this process."""
-        return self.share or (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    def speaks(self) -> bool:
+        """Whether this process is the one of several (torchrun) that tells the user."""
+        return os.environ.get("RANK", "0") == "0"
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,10 @@ class Job:
 def make_caches(request: Request) -> None:
     """Fills the caches of all data sets and splits; prints `cache: PATH` for each that was filled, last, on rank 0.
 
-    Whatever can be refused is refused before the first cache is created. What was filled is printed even where a later one fails.
+    Any number of processes may do so at once: they share the parts (cache/claims.py), and each returns when every part is there, or
+    every one of its `share`. Whatever can be refused is refused before the first cache is created. What was filled is printed even where
+    a later one fails.
     """
-    rank, world = request.rank_and_world
     named = {split: members(request.datasets, split) for split in request.splits}
     everything = dict.fromkeys(name for names in named.values() for name in names)
     maker = CacheMaker(request)
@@ -82,10 +90,8 @@ def make_caches(request: Request) -> None:
         for job in jobs:
             maker.fill(job)
             filled.append(job.path)
-        if world > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
-            _wait_for_all()
     finally:
-        if rank == 0 and filled:
+        if request.speaks and filled:
             print("\n".join(f"cache: {path}" for path in filled), flush=True)
 
 
@@ -94,7 +100,7 @@ class CacheMaker:
 
     def __init__(self, request: Request) -> None:
         """RequestError for a device, targets or a teacher that cannot be had."""
-        self.config, (self.rank, self.world) = request.config, request.rank_and_world
+        self.config, self.share, self.speaks = request.config, request.share, request.speaks
         self.threads = request.threads or processors()
         self.device = pick_device(request.device, "--device")
         wanted, section = wanted_targets(self.config, request.targets), self.config.teacher
@@ -105,7 +111,7 @@ class CacheMaker:
             decoder_name(self.config.train.feed, self.device)
             self.specs = [target_spec(target, sizes_of(self.config, self.teacher)) for target in wanted]
             self.live = LiveTeacher(self.teacher.load(self.device), self.teacher.feature_bits)
-            if self.teacher.note and self.rank == 0:
+            if self.teacher.note and self.speaks:
                 print(self.teacher.note, file=sys.stderr)
 
     def job(self, name: str, split: str) -> Job:
@@ -114,7 +120,7 @@ class CacheMaker:
         path, spec = pair_set(self.config, dataset)
         there = path.exists() and not (path.is_dir() and not any(path.iterdir()))
         cache = Cache.create(path, spec, remedy=_remedy(path)) if there else None
-        if cache is not None and self.config.recut_pairs and self.rank == 0 and has_pairs(cache):
+        if cache is not None and self.config.recut_pairs and self.speaks and has_pairs(cache):
             print(require_same(cache, dataset, self.config.recut_pairs), flush=True)
         needs = [cost.crops_needed(cache, spec, CropWriter(dataset, self.config.pairs, self.threads))]
         if self.teacher is not None:
@@ -124,26 +130,49 @@ class CacheMaker:
         return Job(dataset, path, spec, needs)
 
     def fill(self, job: Job) -> None:
-        """Creates the cache where there is none, and makes this process' share of what it lacks."""
+        """Creates the cache where there is none, and makes what it lacks together with whoever else is at it."""
         config, teacher = self.config, self.teacher
         cache = Cache.create(job.path, job.spec, remedy=_remedy(job.path))
         targets = {spec.name: _add(cache, teacher, spec) for spec in self.specs} if teacher else {}
-        lacking = {part for unit in (cache.pairs, *targets.values()) for part in unit.missing()}
-        parts = sorted(lacking)[self.rank :: self.world]
-        if self.rank == 0:
-            done = cache.parts - len(lacking)
+        lacking = functools.partial(_lacking, (cache.pairs, *targets.values()), self.share or (0, 1))
+        missing = lacking()
+        if self.speaks:
+            done = cache.parts - len(missing)
             print(f"{cache.path}: {cache.count:,} pairs of {len(job.dataset.sequences):,} sequences, {done} of {cache.parts} parts done")
-        if not parts:
-            return
-        print(cost.estimate(job.path.parent, job.needs), flush=True)
+        if missing:
+            print(cost.estimate(job.path.parent, job.needs), flush=True)
         batch = teacher.batch if teacher else 1
-        work = Work(cache, config.pairs, parts, targets, batch, self.device, config.train.feed, self.threads, shown=self.rank == 0)
-        with closing(CropWriter(job.dataset, config.pairs, self.threads)) as writer:
-            measured = fill(work, writer, self.live)
-        report(config, cache, measured, teacher, list(targets))
+        work = Work(cache, config.pairs, (), targets, batch, self.device, config.train.feed, self.threads)
+        pairs = sum(stop - start for start, stop in map(cache.bounds, missing))
+        with Claims(cache) as claims, ProgressBar(f"cache {cache.path.name}", pairs, "pair", shown=self.speaks and pairs > 0) as progress:
+            measured = self._work(work, job.dataset, claims, lacking, progress)
+            claims.clear()
+        if measured.pairs:
+            report(config, cache, measured, teacher, list(targets))
         # a validation cache is no teacher's work that training is spared
         if job.dataset.split == "train" and (line := cost.break_even(config, measured)):
             print(line)
+
+    def _work(self, work: Work, dataset: Dataset, claims: Claims, lacking: Callable[[], list[int]], progress: ProgressBar) -> Measured:
+        """Claims and makes parts until none is lacking; waits for those that others are making."""
+        measured, waits = Measured(), False
+        while missing := lacking():
+            parts = claimed(claims, (work.cache.pairs, *work.targets.values()), lacking)
+            if (first := next(parts, None)) is not None:
+                with closing(CropWriter(dataset, work.pairs, self.threads)) as writer:
+                    own = replace(work, parts=itertools.chain([first], parts), done=claims.give_back)
+                    fill(own, writer, self.live, measured, progress)
+            else:
+                if not waits and self.speaks:
+                    progress.say(f"waits for {len(missing)} parts that others are making (first: part {missing[0]})")
+                waits = True
+                time.sleep(POLL_S)
+        return measured
+
+
+def _lacking(units: Sequence[Unit], share: tuple[int, int]) -> list[int]:
+    """The parts of a share (part k belongs to k mod n) that one of the units lacks."""
+    return [part for part in sorted({part for unit in units for part in unit.missing()}) if part % share[1] == share[0]]
 
 
 def open_usable(config: Config, name: str, split: str) -> Dataset:
@@ -243,10 +272,3 @@ def _rounding(measured: Measured, teacher: TeacherSpec | None) -> dict[str, Any]
         f" {', '.join(f'{error:.2g} ({key})' for key, error in errors.items())} over {measured.teacher_pairs:,} pairs"
     )
     return {"feature_bits": teacher.feature_bits, "rounding_errors": {key: float(f"{error:.4g}") for key, error in errors.items()}}
-
-
-def _wait_for_all() -> None:
-    """Until every process of this torchrun has filled its parts."""
-    torch.distributed.init_process_group("gloo")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()

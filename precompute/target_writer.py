@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -32,8 +33,8 @@ class Work:
 
     cache: Cache
     pairs: PairsConfig
-    parts: list[int]
-    """parts of this process that lack crops or a target"""
+    parts: Iterable[int]
+    """that lack crops or a target; each is claimed when it is asked for"""
     targets: dict[str, Unit]
     """by name of the target"""
     batch: int
@@ -41,7 +42,8 @@ class Work:
     device: torch.device
     feed: Kind
     threads: int
-    shown: bool = True
+    done: Callable[[int], None] = lambda part: None
+    """told of each part that is whole"""
 
 
 @dataclass
@@ -75,20 +77,19 @@ class Measured:
                 self.rounding[key] = (sums[0] + changed, sums[1] + whole)
 
 
-def fill(work: Work, writer: CropWriter, teacher: LiveTeacher | None) -> Measured:
+def fill(work: Work, writer: CropWriter, teacher: LiveTeacher | None, measured: Measured, progress: ProgressBar) -> None:
     """Makes every part in work.parts whole. Publishes part after part, so that a killed run goes on where it was."""
-    measured = Measured()
     began = time.perf_counter()
-    measured.pairs = sum(stop - start for start, stop in map(work.cache.bounds, work.parts))
-    with ProgressBar(f"cache {work.cache.path.name}", measured.pairs, "pair", shown=work.shown) as progress:
-        if teacher is None:
-            for part in writer.parts(work.cache, work.parts):
-                progress.add(len(part))
-        else:
-            TargetWriter(work, teacher, measured).run(writer.parts(work.cache, work.parts), progress)
-    measured.seconds = time.perf_counter() - began
-    measured.faults = dict(writer.faults)
-    return measured
+    parts = writer.parts(work.cache, work.parts)
+    if teacher is None:
+        for part in parts:
+            work.done(part.part)
+            measured.pairs += len(part)
+            progress.add(len(part))
+    else:
+        TargetWriter(work, teacher, measured).run(parts, progress)
+    measured.seconds += time.perf_counter() - began
+    measured.faults = dict(Counter(measured.faults) + writer.faults)
 
 
 class Slice(NamedTuple):
@@ -173,3 +174,6 @@ class TargetWriter:
         for name, unit in self.work.targets.items():
             if not unit.published(part):
                 unit.write(part, {array: values[f"{name}/{array}"] for array in unit.arrays})
+        self.work.done(part)
+        start, stop = self.work.cache.bounds(part)
+        self.measured.pairs += stop - start

@@ -24,7 +24,7 @@ def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> se
 
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder but the records of work."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "history.jsonl")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != "history")
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

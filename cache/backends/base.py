@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from cache.backends.place import Place
 from cache.layout import Group, Placed
 from configs.errors import RequestError, RunError
-from configs.files import fsync_folder
 
 LOOK = "look at it with `python -m cache verify`"  # the end of a message about damage that a reader meets
+
+
+_ENTRY = {"unit": str, "part": int, "pairs": list, "fingerprint": str, "arrays": dict}
 
 
 class Stray(NamedTuple):
@@ -43,8 +45,11 @@ class Reader(Protocol):
     mend: str  # what to do where a part is damaged,
     finish: str  # and where one is missing: the end of an error message
 
+    def described(self, group: str) -> dict[str, Any]:
+        """Attributes of a group as they are; KeyError if there is none, RunError if they cannot be read."""
+
     def attributes(self, group: str) -> dict[str, Any]:
-        """Attributes of a group; KeyError if there is none."""
+        """The same, checked against their seal (RunError)."""
 
     def children(self, group: str) -> list[str]:
         """Names of the groups in a group, sorted."""
@@ -52,8 +57,11 @@ class Reader(Protocol):
     def constant(self, path: str) -> np.ndarray:
         """A small array, whole."""
 
-    def read(self, placed: Placed, part: int, first: int, out: np.ndarray) -> None:
-        """Rows first, first + 1, ... of a published part into `out`; RunError if they are not all there."""
+    def read(self, placed: Placed, part: int, first: int, out: np.ndarray, record: Mapping[str, Any]) -> None:
+        """Rows first, first + 1, ... of a published part into `out`; RunError if they are not all there.
+
+        `record` is what the ledger says of the array in this part, here and below.
+        """
 
     def entry(self, unit: str, part: int) -> dict[str, Any] | None:
         """The ledger entry of a part; RunError if there is one that cannot be read."""
@@ -65,16 +73,22 @@ class Reader(Protocol):
         """What is wrong with the stored bytes of a part, checked against the ledger; None if nothing."""
 
     def stored_bytes(self, placed: Placed, part: int, record: Mapping[str, Any]) -> int:
-        """What a published part of an array takes; `record` is its entry in the ledger."""
+        """What a published part of an array takes."""
 
     def metadata_fault(self, placed: Placed) -> str | None:
         """What is wrong with the description (shape, dtype, chunks) of an array; None if nothing."""
+
+    def group_faults(self, group: str, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """(where, what is wrong) with the files of a group whose attributes are sound, its arrays and parts left out."""
 
     def strays(self, groups: Iterable[Group]) -> Iterator[Stray]:
         """What belongs to none of `groups` or to no published part of them."""
 
     def history(self) -> list[dict[str, Any]]:
-        """The records of work done, oldest first."""
+        """The sound records of work done, oldest first."""
+
+    def history_files(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        """(where it lies, the record; None if it is damaged), oldest first."""
 
     def size(self) -> int:
         """Bytes on disk."""
@@ -83,6 +97,8 @@ class Reader(Protocol):
 @runtime_checkable
 class Writer(Reader, Protocol):
     """A cache that can be changed. Every change is one step: killed anywhere, a reader finds it done or not done."""
+
+    place: Place
 
     def add(self, group: Group) -> bool:
         """Creates a group with its arrays and constants; False if it is already there (whoever made it)."""
@@ -96,7 +112,7 @@ class Writer(Reader, Protocol):
     def publish(self, part: Part) -> None:
         """Stores the rows of a part and then its ledger entry, with `arrays`: bytes and SHA-256 of each.
 
-        A part that is already published is compared, never rewritten (RunError if the numbers differ).
+        The entry is put if absent: of two writers the second compares, and nothing is rewritten (RunError if the numbers differ).
         """
 
     def retract(self, unit: str, parts: Iterable[int]) -> None:
@@ -124,12 +140,31 @@ def only_a_copy(path: Path) -> str:
     )
 
 
-def ledger_entry(text: bytes, where: str, mend: str) -> dict[str, Any]:
-    """The ledger entry that is stored as `text`. RunError if it is none."""
-    with contextlib.suppress(ValueError):
-        if isinstance(entry := json.loads(text), dict):
-            return entry
-    raise RunError(f"{where}: expected a ledger entry (JSON), found something else; {mend}")
+def json_of(text: bytes) -> dict[str, Any]:
+    """The mapping that is written there as JSON; empty where there is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def ledger_entry(text: bytes, form: Callable[[Mapping[str, Any]], bytes], where: str, mend: str) -> dict[str, Any]:
+    """The ledger entry that is stored as `text`, which `form` gave. RunError if it is none."""
+    entry = json_of(text)
+    arrays = entry.get("arrays")
+    kinds = {key: type(value) for key, value in entry.items()}
+    sound = kinds == _ENTRY and isinstance(arrays, dict) and all(map(_is_record, arrays.values())) and form(entry) == text
+    if not sound or not all(type(pair) is int for pair in entry["pairs"]):
+        raise RunError(f"{where}: expected a ledger entry (JSON), found something else; {mend}")
+    return entry
+
+
+def _is_record(value: Any) -> bool:
+    """Of an array in a ledger entry."""
+    if not isinstance(value, dict) or set(value) != {"bytes", "sha256"}:
+        return False
+    return type(value["bytes"]) is int and value["bytes"] >= 0 and isinstance(value["sha256"], str)
 
 
 def remains_of(path: Path) -> list[Path]:
@@ -140,11 +175,3 @@ def remains_of(path: Path) -> list[Path]:
 def bytes_below(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
     return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
-
-
-def make_folders(folder: Path) -> None:
-    """mkdir -p whose every step is durable."""
-    if not folder.is_dir():
-        make_folders(folder.parent)
-        folder.mkdir(exist_ok=True)
-        fsync_folder(folder.parent)

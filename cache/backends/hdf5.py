@@ -18,8 +18,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cache.backends.base import LOOK, Part, Stray, ledger_entry, make_folders, remains_of
-from cache.layout import DOCS, Group, Placed, sha256
+from cache.backends.base import LOOK, Part, Stray, json_of, ledger_entry, remains_of
+from cache.backends.place import make_folders
+from cache.layout import DOCS, Group, Placed, sha256, unsealed
 from configs.errors import RunError
 from configs.files import fsync_folder
 
@@ -51,9 +52,15 @@ class Hdf5Copy:
 
     # groups and rows
 
-    def attributes(self, group: str) -> dict[str, Any]:
+    def described(self, group: str) -> dict[str, Any]:
         with self._reading():
-            return dict(json.loads(self._file[f"{group}/attributes".lstrip("/")][()]))
+            return json_of(bytes(self._file[f"{group}/attributes".lstrip("/")][()]))
+
+    def attributes(self, group: str) -> dict[str, Any]:
+        attributes = self.described(group)
+        if unsealed(attributes):
+            raise RunError(f"{self.path}: {group or '/'}: attributes differ from their seal; {LOOK}")
+        return attributes
 
     def children(self, group: str) -> list[str]:
         with self._reading():
@@ -63,7 +70,7 @@ class Hdf5Copy:
         with self._reading():
             return np.asarray(self._file[path][()])
 
-    def read(self, placed: Placed, part: int, first: int, out: np.ndarray) -> None:
+    def read(self, placed: Placed, part: int, first: int, out: np.ndarray, record: Mapping[str, Any]) -> None:
         begin = part * placed.grid.part + first
         with self._reading():
             dataset = self._file.get(placed.path)
@@ -78,23 +85,30 @@ class Hdf5Copy:
         name = f"ledger/{unit}/{part:05d}"
         with self._reading():
             text = self._file[name][()] if name in self._file else None
-        return None if text is None else ledger_entry(text, f"{self.path}:{name}", self.mend)
+        return None if text is None else ledger_entry(bytes(text), _json, f"{self.path}:{name}", self.mend)
 
     def published(self, unit: str) -> set[int]:
         with self._reading():
             return {int(name) for name in self._file.get(f"ledger/{unit}", {}) if name.isdecimal()}
 
     def history(self) -> list[dict[str, Any]]:
+        return [record for _, record in self.history_files() if record is not None]
+
+    def history_files(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
         with self._reading():
             records = self._file.get("ledger/history", {})
-            return [json.loads(records[name][()]) for name in sorted(records)]
+            for name in sorted(records):
+                yield f"ledger/history/{name}", json_of(bytes(records[name][()])) or None
 
     # checking
 
     def fault(self, placed: Placed, part: int, record: Mapping[str, Any]) -> str | None:
+        first, last = placed.grid.bounds(part)
+        if record["bytes"] > (last - first) * placed.array.row_bytes:  # fewer only of crops
+            return "ledger says more bytes than there are rows"
         rows = np.empty((record["bytes"] // placed.array.row_bytes, *placed.array.shape), placed.dtype)
         try:
-            self.read(placed, part, 0, rows)
+            self.read(placed, part, 0, rows, record)
         except RunError as error:
             return str(error)
         return None if sha256(rows) == record["sha256"] else "checksum of the rows differs"
@@ -116,6 +130,9 @@ class Hdf5Copy:
                 return "dataset is missing"
             same = (dataset.shape, dataset.dtype, dataset.chunks) == (placed.shape, placed.dtype, _chunks(placed))
             return None if same else "shape, dtype or chunks differ from what the unit describes"
+
+    def group_faults(self, group: str, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        return iter(())
 
     def strays(self, groups: Iterable[Group]) -> Iterator[Stray]:
         names: list[str] = []
@@ -205,7 +222,11 @@ def _new_file(path: Path) -> Iterator[_Stream]:
 
 
 def _text(file: h5py.Group, name: str, content: Mapping[str, Any]) -> None:
-    file.create_dataset(name, data=np.bytes_(json.dumps(content).encode("ascii")))
+    file.create_dataset(name, data=np.bytes_(_json(content)))
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content).encode("ascii")
 
 
 def _chunks(placed: Placed) -> Sequence[int]:

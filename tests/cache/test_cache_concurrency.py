@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cache
 from cache import Cache
+from cache.layout import history_record
 from cache.verify import verify
 
 # Each process waits for the same file, then creates, adds and writes the parts that are its own.
@@ -63,7 +64,8 @@ def test_the_order_of_writers_leaves_no_trace(kit, folder):
     for name, unit in single.targets().items():
         assert many.targets()[name].entries() == unit.entries()
     left, right = kit.tree(alone), kit.tree(folder)
-    assert right.pop("ledger/history.jsonl") is not None
+    records = [right.pop(f"ledger/history/{number:08d}.json") for number in range(3)]
+    assert all(history_record(text) for text in records)
     assert left == right
     assert sorted(place.name for place in folder.parent.iterdir() if not place.name.startswith("go-")) == ["alone", "cache"]
 

@@ -131,6 +131,7 @@ def test_a_killed_run_resumed_by_shares_gives_the_same_bytes(dataset, teacher, t
         monkeypatch.setenv(name, str(tmp_path / value))
     assert digests(path) != whole
     assert fill("--teacher", teacher, "--share", "1/2") == 0
+    assert Cache.open(path).target("atom_resnet18tiny", "iou").missing() == [2]
     assert fill("--teacher", teacher, "--share", "0/2") == 0
     assert digests(path) == whole
 

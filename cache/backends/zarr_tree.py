@@ -1,0 +1,311 @@
+"""The backend that is written: a zarr v3 tree, sharded, on a disk or in a bucket. `ledger/` beside the arrays publishes the parts.
+
+`ledger` is an empty zarr array, so that other readers pass over the files in its folder: entries, history, claims (cache/claims.py)
+and what is being written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.buffer import Buffer
+from zarr.codecs import ZstdCodec
+from zarr.storage import MemoryStore
+
+from cache.backends.base import Part, Stray, json_of, ledger_entry
+from cache.backends.place import SCRATCH, Place
+from cache.backends.shard import ShardReader, encode, shard_key
+from cache.layout import DOCS, Group, Placed, history_record, history_text, sealed, sha256, unsealed
+from cache.owner import CLAIMS, Held
+from configs.errors import RunError
+
+_PLAIN: dict[str, Any] = {
+    "filters": None,
+    "fill_value": 0,
+    "chunk_key_encoding": {"name": "default", "separator": "."},  # one file a shard, no folders in between
+}
+_CONSTANTS = {"doc": "arrays of the target as a whole, the same for every pair"}
+_BLOCK = 1 << 20  # bytes that are hashed at once
+
+
+class ZarrTree:
+    """One cache as a zarr tree (see `cache.backends.base.Writer`)."""
+
+    kind = "zarr"
+    finish = "write it with `make cache` (finished parts are kept)"
+
+    def __init__(self, place: Place) -> None:
+        self.place, self.path = place, place.path
+        self.mend = f"run `python -m cache gc {place.path} --damaged` and then `make cache`"
+        self._readers: dict[str, ShardReader] = {}
+
+    @staticmethod
+    def create(place: Place, groups: Sequence[Group]) -> bool:
+        """Creates a cache with these groups (the root first) in one step; False if something is already there."""
+        files = {key: content for group in groups for key, content in _files(group).items()}
+        return place.create_tree("", files | {"ledger/zarr.json": _ledger_array()})
+
+    # groups
+
+    def described(self, group: str) -> dict[str, Any]:
+        try:
+            content = self.place.get(_key(group, "zarr.json"))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise KeyError(group) from None
+        attributes = json_of(content).get("attributes")
+        if not isinstance(attributes, dict):
+            where = f"{self.path}/{_key(group, 'zarr.json')}"
+            raise RunError(f"{where}: expected the JSON of a zarr group, found something else; restore it from a copy")
+        return attributes
+
+    def attributes(self, group: str) -> dict[str, Any]:
+        attributes = self.described(group)
+        if unsealed(attributes):
+            raise RunError(f"{self.path}: {group or '/'}: attributes differ from their seal; look at it with `python -m cache verify`")
+        return attributes
+
+    def children(self, group: str) -> list[str]:
+        return sorted(name for name in self.place.names(group) if self.place.size(f"{group}/{name}/zarr.json") is not None)
+
+    def add(self, group: Group) -> bool:
+        files = {key.removeprefix(f"{group.path}/"): content for key, content in _files(group).items()}
+        return self.place.create_tree(group.path, files)
+
+    def group_bytes(self, group: str) -> int:
+        return sum(size for _, size in self.place.walk(group))
+
+    def drop(self, group: str) -> None:
+        self.place.drop_tree(group)
+        self.place.drop_tree(f"ledger/{group}")
+        self._readers.clear()
+
+    # rows
+
+    def constant(self, path: str) -> np.ndarray:
+        try:
+            # a constant is one plain chunk
+            metadata = json_of(self.place.get(f"{path}/zarr.json"))
+            shape, dtype = tuple(map(int, metadata["shape"])), np.dtype(metadata["data_type"]).newbyteorder("<")
+            return np.frombuffer(self.place.get(f"{path}/{_chunk_of(shape)}"), dtype).reshape(shape).copy()
+        except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
+            raise RunError(
+                f"{self.path}/{path}: expected a small array, found {error}; drop its target with `python -m cache gc`"
+            ) from None
+
+    def read(self, placed: Placed, part: int, first: int, out: np.ndarray, record: Mapping[str, Any]) -> None:
+        if (reader := self._readers.get(placed.path)) is None:
+            reader = self._readers.setdefault(placed.path, ShardReader(self.place, placed))
+        reader.read(part, first, out, record)
+
+    def publish(self, part: Part) -> None:
+        published, records = self.entry(part.unit, part.number), {}
+        for placed, rows in part.data:
+            key = shard_key(placed, part.number)
+            blob = encode(_array_text(placed), placed, part.number, rows)
+            record = records[placed.path] = {"bytes": blob.nbytes, "sha256": sha256(blob)}
+            # where another has written the very same, it is left alone
+            if published is None and self._shard_fault(key, record):
+                self.place.put(key, blob)
+        key, entry = _entry_key(part.unit, part.number), {**part.entry, "arrays": records}
+        if published is None and not self.place.create(key, entry_text(entry)):
+            published = self.entry(part.unit, part.number)
+        if published is not None and published != entry:
+            other = next((path for path in records if published["arrays"].get(path) != records[path]), part.unit)
+            raise RunError(
+                f"{other}, part {part.number}: expected a part that is not published, found it published with other numbers: two writers"
+                " differ (other frames, device or versions); look with `python -m cache verify`, or drop them with `python -m cache gc`"
+            )
+
+    # ledger
+
+    def entry(self, unit: str, part: int) -> dict[str, Any] | None:
+        key = _entry_key(unit, part)
+        try:
+            text = self.place.get(key)
+        except FileNotFoundError:
+            return None
+        return ledger_entry(text, entry_text, f"{self.path}/{key}", self.mend)
+
+    def published(self, unit: str) -> set[int]:
+        return {int(name[:-5]) for name in self.place.names(f"ledger/{unit}") if re.fullmatch(r"[0-9]{5,18}\.json", name)}
+
+    def retract(self, unit: str, parts: Iterable[int]) -> None:
+        self.place.delete(_entry_key(unit, part) for part in parts)
+
+    # checking
+
+    def fault(self, placed: Placed, part: int, record: Mapping[str, Any]) -> str | None:
+        return self._shard_fault(shard_key(placed, part), record)
+
+    def _shard_fault(self, key: str, record: Mapping[str, Any]) -> str | None:
+        size = self.place.size(key)
+        if size is None:
+            return "shard is missing"
+        if size != record["bytes"]:
+            return f"shard has {size} bytes instead of {record['bytes']}"
+        digest, block = hashlib.sha256(), memoryview(bytearray(min(_BLOCK, max(1, size))))
+        for at in range(0, size, _BLOCK):
+            digest.update(block[: self.place.read_into(key, at, block)])
+        return None if digest.hexdigest() == record["sha256"] else "checksum of the shard differs"
+
+    def stored_bytes(self, placed: Placed, part: int, record: Mapping[str, Any]) -> int:
+        return int(record["bytes"])
+
+    def metadata_fault(self, placed: Placed) -> str | None:
+        return self._json_fault(f"{placed.path}/zarr.json", json.loads(_array_text(placed)))
+
+    def group_faults(self, group: str, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        if wrong := self._json_fault(_key(group, "zarr.json"), json.loads(_group_text(attributes))):
+            yield group or "/", wrong
+        if not group and (wrong := self._ledger_fault()):
+            yield "ledger", wrong
+        constants = attributes.get("constants", {})
+        wanted = {f"{group}/constants": _group_text(_CONSTANTS)} if constants else {}
+        wanted |= {f"{group}/constants/{name}": _constant_text(told["shape"], told["dtype"]) for name, told in constants.items()}
+        for path, text in wanted.items():
+            if wrong := self._json_fault(f"{path}/zarr.json", json.loads(text)):
+                yield path, wrong
+
+    def _ledger_fault(self) -> str | None:
+        known = [json.loads(_ledger_array()), json.loads(_ledger_array(_OLD_LEDGER))]
+        faults = [self._json_fault("ledger/zarr.json", wanted) for wanted in known]
+        return None if None in faults else faults[0]
+
+    def _json_fault(self, key: str, wanted: Any) -> str | None:
+        try:
+            text = self.place.get(key)
+        except FileNotFoundError:
+            return "zarr.json is missing"
+        # written as zarr writes JSON: not a byte may differ
+        same = json_of(text) == wanted and json.dumps(json_of(text), indent=2).encode() == text
+        return None if same else "zarr.json differs from what the unit describes"
+
+    def strays(self, groups: Iterable[Group]) -> Iterator[Stray]:
+        known = {"ledger/zarr.json": "", "ledger/history.jsonl": ""}
+        for group in groups:
+            parts = self.published(group.path)
+            known |= {f"{path}/zarr.json".lstrip("/"): "" for path in group.paths()}
+            known |= {_entry_key(group.path, part): "" for part in parts}
+            for name, described in group.attributes.get("constants", {}).items():
+                known[f"{group.path}/constants/{name}/{_chunk_of(described.get('shape', ()))}"] = ""
+            for placed in group.arrays:
+                for part in range(placed.grid.parts):
+                    known[shard_key(placed, part)] = "" if part in parts else "unpublished remains of a part"
+        for key, size in self.place.walk():
+            if _HISTORY.fullmatch(key) or (key.startswith(f"{CLAIMS}/") and self._holds(key)):
+                continue
+            if what := known.get(key, "foreign file"):
+                temporary = key.endswith(".tmp") or key.startswith((f"ledger/{SCRATCH}", f"{CLAIMS}/"))
+                yield Stray("remains of an interrupted write" if temporary else what, key, size)
+
+    def _holds(self, claim: str) -> bool:
+        """Whether somebody is at work there; nothing is wrong with that."""
+        held = Held.parsed(self.place.get(claim)) if self.place.size(claim) else None
+        return held is not None and not held.over
+
+    def sweep(self, strays: Iterable[Stray]) -> None:
+        found = list(strays)
+        self.place.sweep({stray.path.split("/")[1][len(SCRATCH) :].partition(".")[0] for stray in found if f"/{SCRATCH}" in stray.path})
+        self.place.delete(stray.path for stray in found)
+
+    # the record of work
+
+    def history(self) -> list[dict[str, Any]]:
+        return [record for _, record in self.history_files() if record is not None]
+
+    def history_files(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        if self.place.size(_OLD_HISTORY) is not None:  # of caches from before each record had a file and a checksum
+            for number, line in enumerate(self.place.get(_OLD_HISTORY).split(b"\n")[:-1]):
+                yield f"{_OLD_HISTORY}:{number + 1}", json_of(line) or None
+        for key in sorted(f"ledger/history/{name}" for name in self.place.names("ledger/history")):
+            if _HISTORY.fullmatch(key):
+                yield key, history_record(self.place.get(key))
+
+    def add_history(self, record: Mapping[str, Any]) -> None:
+        number = len(self.place.names("ledger/history"))
+        while not self.place.create(f"ledger/history/{number:08d}.json", history_text(record)):
+            number += 1
+
+    def size(self) -> int:
+        return sum(size for _, size in self.place.walk())
+
+
+_OLD_HISTORY = "ledger/history.jsonl"
+_HISTORY = re.compile(r"ledger/history/[0-9]{8}\.json")
+_OLD_LEDGER = {
+    "doc": "No numbers here: the files <unit>/<part>.json beside this one publish the parts, with the SHA-256 of every shard;"
+    " history.jsonl records the work."
+}
+
+
+def entry_text(entry: Mapping[str, Any]) -> bytes:
+    """A ledger entry as it is stored."""
+    return (json.dumps(entry, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _key(group: str, name: str) -> str:
+    return f"{group}/{name}" if group else name
+
+
+def _entry_key(unit: str, part: int) -> str:
+    return f"ledger/{unit}/{part:05d}.json"
+
+
+def _chunk_of(shape: Sequence[int]) -> str:
+    """Name of the only chunk of a constant."""
+    return "c" + ".0" * len(shape)
+
+
+def _metadata(held: Mapping[str, Buffer]) -> bytes:
+    return held["zarr.json"].to_bytes()
+
+
+def _group_text(attributes: Mapping[str, Any]) -> bytes:
+    held: dict[str, Buffer] = {}
+    zarr.create_group(MemoryStore(held), attributes=dict(attributes))
+    return _metadata(held)
+
+
+def _array_text(placed: Placed) -> bytes:
+    held: dict[str, Buffer] = {}
+    zarr.create_array(
+        MemoryStore(held),
+        shape=placed.shape,
+        dtype=placed.dtype,
+        shards=(placed.grid.part, *placed.array.shape),
+        chunks=(placed.grid.chunk, *placed.array.shape),
+        compressors=ZstdCodec(level=3) if placed.array.compress else None,
+        attributes={"doc": placed.array.doc},
+        **_PLAIN,
+    )
+    return _metadata(held)
+
+
+def _constant_text(shape: Sequence[int], dtype: str) -> bytes:
+    held: dict[str, Buffer] = {}
+    zarr.create_array(MemoryStore(held), shape=tuple(shape), chunks=tuple(shape), dtype=dtype, compressors=None, **_PLAIN)
+    return _metadata(held)
+
+
+def _ledger_array(attributes: Mapping[str, Any] | None = None) -> bytes:
+    held: dict[str, Buffer] = {}
+    told = dict(sealed({"doc": DOCS["ledger"]}) if attributes is None else attributes)
+    zarr.create_array(MemoryStore(held), shape=(0,), chunks=(1,), dtype="u1", compressors=None, fill_value=0, attributes=told)
+    return _metadata(held)
+
+
+def _files(group: Group) -> dict[str, bytes]:
+    """A new group as files, by key; its own description last."""
+    files = {f"{placed.path}/zarr.json": _array_text(placed) for placed in group.arrays}
+    if group.constants:
+        files[f"{group.path}/constants/zarr.json"] = _group_text(_CONSTANTS)
+    for name, value in group.constants.items():
+        files[f"{group.path}/constants/{name}/zarr.json"] = _constant_text(value.shape, value.dtype.name)
+        files[f"{group.path}/constants/{name}/{_chunk_of(value.shape)}"] = value.astype(value.dtype.newbyteorder("<")).tobytes()
+    return files | {_key(group.path, "zarr.json"): _group_text(group.attributes)}
