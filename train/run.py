@@ -30,12 +30,14 @@ from train.check import check_cache, decoder_note
 from train.checkpoint import Checkpoint, Position
 from train.data.feed import Feed, FeedSpec
 from train.data.order import InOrder, Order
+from train.evaluate import PREFIXES
 from train.halt import Halt
 from train.inputs import Inputs, adopt_projection, held, open_inputs, resolve_dataset
 from train.log import PICTURES, RunLog
 from train.loop import PhaseLoop, Setup
 from train.moves import go_on, refuse_other, refuse_other_inputs
 from train.plan import Plan, make_plan
+from train.provenance import provenance
 from train.reports import run_folder
 from train.students import Students, build_students
 
@@ -305,10 +307,11 @@ def _finish(setup: Setup, students: Students, position: Position) -> None:
     config, folder, inputs = setup.config, setup.folder, setup.inputs
     sections = [config.student, *([config.second_student] if config.second_student is not None else [])]
     steps, pairs = run_folder.budget(config)
-    facts = {"setting": config.setting, "seed": str(config.train.seed), "steps": str(steps)}
-    for section, name, tracker in zip(sections, (run_folder.STUDENT, run_folder.SECOND), students.trackers, strict=False):
-        models.save_weights(tracker.state_dict(), folder / name, metadata={**facts, "architecture": section.architecture})
     run = run_folder.read_run(folder)
+    files = (run_folder.STUDENT, run_folder.SECOND)
+    for section, prefix, name, tracker in zip(sections, PREFIXES, files, students.trackers, strict=False):
+        facts = provenance(config, inputs, run.after, prefix)
+        models.save_weights(tracker.state_dict(), folder / name, metadata={**facts, "architecture": section.architecture})
     gpu = torch.cuda.get_device_name(setup.device) if setup.device.type == "cuda" else None
     result: dict[str, Any] = {
         "setting": config.setting,
