@@ -162,6 +162,13 @@ class TrackingTerm(Term):
     regularisation: float = Field(1e-5, gt=0, description="added to the denominator of the filter")
 
 
+class ClassifierTerm(Term):
+    """MSE of the answer of a ridge classifier, learnt on the ref features, on the test features: what a tracker's classifier needs."""
+
+    layers: tuple[Literal["layer2", "layer3"], ...] = Field(("layer2", "layer3"), min_length=1, description="layers it is summed over")
+    wanted: Literal["label", "teacher"] = Field("label", description="label: a Gaussian at the target (no teacher); teacher: its answer")
+
+
 class MutualStudentsTerm(Term):
     """TSsKD: two students teach each other; needs `second_student` (arXiv:1907.10586)."""
 
@@ -182,6 +189,7 @@ class Losses(Section):
     correlation_filter: CorrelationFilterTerm | None = None
     target_response: TargetResponseTerm | None = None
     tracking: TrackingTerm | None = None
+    classifier: ClassifierTerm | None = None
     mutual_students: MutualStudentsTerm | None = None
 
     @classmethod

@@ -6,6 +6,7 @@ from typing import Any
 
 from configs import schema
 from kdlosses.adaptive_hard import AdaptiveHard
+from kdlosses.classifier import Classifier
 from kdlosses.correlation_filter import CorrelationFilter
 from kdlosses.fidelity import Fidelity
 from kdlosses.ground_truth import GroundTruth
@@ -25,5 +26,6 @@ MODULES: dict[type[schema.Term], type[TermModule[Any]]] = {
     schema.CorrelationFilterTerm: CorrelationFilter,
     schema.TargetResponseTerm: TargetResponse,
     schema.TrackingTerm: Tracking,
+    schema.ClassifierTerm: Classifier,
     schema.MutualStudentsTerm: MutualStudents,
 }

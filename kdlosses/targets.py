@@ -26,6 +26,7 @@ from kdlosses.modules import MODULES
 from kdlosses.needs import DEEP, SHALLOW
 from kdlosses.projection import Projection
 from kdlosses.response import response
+from kdlosses.ridge import ridge_answer
 from kdlosses.rounding import round_mantissa
 from models import LAYERS, STRIDES, Outputs
 from pairs.batch import Boxes
@@ -219,6 +220,16 @@ def _features(layers: Layers, seen: Seen) -> dict[str, Tensor]:
     return _maps(layers, seen, lambda features, layer: features)
 
 
+def _classifier_shapes(layers: Layers, sizes: Sizes) -> list[Array]:
+    sides = {layer: _side(sizes.pairs.test, layer) for layer in layers}
+    return [Array(f"{layer}_test", (side, side), "float16", "the classifier's answer on test") for layer, side in sides.items()]
+
+
+def _classifier(layers: Layers, seen: Seen) -> dict[str, Tensor]:
+    ref, test = seen.outputs.ref, seen.outputs.test
+    return {f"{layer}_test": ridge_answer(ref[layer].float(), test[layer].float(), seen.boxes, STRIDES[layer]) for layer in layers}
+
+
 def _deep_and_shallow(row: Target) -> tuple[Target, Target]:
     """A kind of target for each group of layers that is stored together, see `needs.by_layer`."""
     return replace(row, layers=DEEP), replace(row, name=f"{row.name}_shallow", layers=SHALLOW)
@@ -229,6 +240,7 @@ _ROWS = (
     *_deep_and_shallow(Target("abs_sum", "channel-summed absolute features", _abs_sum_shapes, _abs_sum, version=2)),
     Target("response", "features times their correlation", _response_shapes, _response, layers=LAYERS),
     Target("response_gaussian", "features times a Gaussian", _response_shapes, partial(_response, weights="gaussian"), layers=LAYERS),
+    Target("classifier", "answer of a classifier learnt on the ref features", _classifier_shapes, _classifier, layers=DEEP),
     *_deep_and_shallow(
         Target("projected", "features seen through the fixed projection", _projected_shapes, _projected, version=2, projected=True)
     ),

@@ -21,6 +21,7 @@ ASKING: dict[str, list[dict[str, object]]] = {
     "fidelity": [{"layers": LAYERS}],
     "projected_fidelity": [{"layers": LAYERS, "projection": kind} for kind in ("fixed", "trained")],
     "target_response": [{"weights": kind} for kind in ("correlation", "gaussian")],
+    "classifier": [{"wanted": "teacher"}],
     "mutual_students": [{}],
 }
 
