@@ -167,16 +167,38 @@ def test_two_processes_share_one_step_without_overlap(cache):
     halves = [feed(cache, batch=4, rank=rank, world=2) for rank in (0, 1)]
     for batch, *parts in zip(*(fed.batches(0, 4) for fed in (whole, *halves)), strict=True):
         assert sorted(batch.pair.tolist()) == sorted(parts[0].pair.tolist() + parts[1].pair.tolist())
-        assert torch.equal(batch.ref[1::2], parts[1].ref)
+        for part in parts:
+            at = np.isin(batch.pair, part.pair)
+            assert len(part.pair) == 4 and torch.equal(batch.ref[at], part.ref)
 
 
 def test_fresh_batches_do_not_depend_on_the_number_of_processes(cache):
     whole = one(cache, 3, batch=8, augment="fresh")
     for rank in (0, 1):
         part = one(cache, 3, batch=4, rank=rank, world=2, augment="fresh")
-        assert torch.equal(part.ref, whole.ref[rank::2]) and torch.equal(part.test, whole.test[rank::2])
-        assert torch.equal(part.boxes.proposals, whole.boxes.proposals[rank::2])
-        assert torch.equal(part.boxes.ref_box, whole.boxes.ref_box[rank::2])
+        at = np.isin(whole.pair, part.pair)
+        assert at.sum() == 4 and torch.equal(part.ref, whole.ref[at]) and torch.equal(part.test, whole.test[at])
+        assert torch.equal(part.boxes.proposals, whole.boxes.proposals[at])
+        assert torch.equal(part.boxes.ref_box, whole.boxes.ref_box[at])
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_each_process_reads_chunks_of_its_own(tmp_path, world, monkeypatch):
+    """A whole pass over 8 chunks, in windows of 4: no chunk is read by two processes, and together they see every pair."""
+    made = create(tmp_path / "eight", 64, 64)
+    fill(made, 0)
+    seen, chunks = [], []
+    for rank in range(world):
+        read: list[int] = []
+        plain = made.read_crops
+        with monkeypatch.context() as patch:
+            patch.setattr(made, "read_crops", lambda start, stop, read=read, plain=plain: read.append(start // 8) or plain(start, stop))
+            fed = feed(made, order=Order([64], [8], 4, seed=0), batch=8 // world, rank=rank, world=world, targets=())
+            seen += [pair for batch in fed.batches(0, 8) for pair in batch.pair.tolist()]
+            fed.close()
+        chunks.append(read)
+    assert sorted(seen) == list(range(64))
+    assert sorted(chunk for read in chunks for chunk in read) == list(range(8)) and {len(read) for read in chunks} == {8 // world}
 
 
 def test_a_broken_crop_is_named_by_cache_and_pair(cache, kind, monkeypatch, capfd):
@@ -315,7 +337,7 @@ def test_a_step_draws_its_proposals_from_those_of_the_pair(tmp_path, options):
     np.testing.assert_array_equal(one(made, 3, **own | options).boxes.proposals[..., 0].numpy(), seen[3])
     for rank in (0, 1):
         half = one(made, 2, **own | options | {"batch": 4, "rank": rank, "world": 2})
-        np.testing.assert_array_equal(half.boxes.proposals[..., 0].numpy(), seen[2][rank::2])
+        np.testing.assert_array_equal(half.boxes.proposals[..., 0].numpy(), seen[2][4 * rank : 4 * rank + 4])
 
 
 def test_mixed_steps_follow_the_rule(cache):

@@ -53,7 +53,7 @@ class FeedSpec:
     threads: int = 1
     """of the decoder"""
     rank: int = 0
-    """of this process among `world`; they share out the pairs of a step in strides"""
+    """of this process among `world`; they share out the pairs of a step as the order says"""
     world: int = 1
     teacher: str = ""
     """whose targets"""
@@ -163,7 +163,8 @@ class Feed:
     def _read(self, step: int) -> tuple[Crops, _Step]:
         """One step's crops, rows and targets, augmented as the spec says."""
         spec, whole = self.spec, self.spec.batch * self.spec.world
-        first, mine = step * whole, np.arange(spec.rank, whole, spec.world)
+        first = step * whole
+        mine = spec.order.share(first, whole, spec.rank, spec.world)
         source, pair = (numbers[mine] for numbers in spec.order.take(first, whole))
         total, fresh = spec.order.total, spec.is_fresh(step)
         rows, targets, ref, test = self._gather(source, pair, spec.fresh_targets if fresh else spec.targets)

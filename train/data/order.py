@@ -1,8 +1,11 @@
 """Which pair comes when: a pure function of (seed, position), so that resuming and sharing over processes change nothing.
 
 A position is a place in the endless sequence of pairs; step g of batch B holds positions g * B ... g * B + B - 1. Every pass over a cache
-permutes its chunks and shuffles the pairs of `window` chunks together, so that reading stays sequential by chunk and every pair is seen
-once a pass. Batches run on across the border of two passes, so all are full.
+permutes its chunks and takes `window` of them together, one pair of each in turn, the pairs of a chunk shuffled: so reading stays
+sequential by chunk, and every pair is seen once a pass. Batches run on across the border of two passes, so all are full.
+
+Which pairs a step holds does not depend on how many processes there are; which of them a process gets does. Each gets equally many, by the
+place of their chunks in the window: so it reads chunks of its own, and of its neighbours' what is needed to make the numbers equal.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ class Positions(Protocol):
     def take(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """(cache (count,), pair (count,)) of positions first ... first + count - 1."""
 
+    def share(self, first: int, count: int, rank: int, world: int) -> np.ndarray:
+        """Which of these positions, counted from 0 and ascending, process `rank` of `world` gets: (count / world,)."""
+
 
 class Order:
     """The endless shuffled order of one or several caches, mixed with equal probability a pair."""
@@ -44,9 +50,34 @@ class Order:
 
     def take(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Positions`."""
-        source, place = self._sources(first, count)
-        pair = np.array([self._pair(int(s), int(p)) for s, p in zip(source, place, strict=True)], np.int64)
+        source, pair, _ = self._take(first, count)
         return source, pair
+
+    def share(self, first: int, count: int, rank: int, world: int) -> np.ndarray:
+        """See `Positions`."""
+        each = count // world
+        if world == 1:
+            return np.arange(each)
+        by_chunk = np.argsort(self._take(first, count)[2], kind="stable")
+        return np.sort(by_chunk[rank * each : (rank + 1) * each])
+
+    def _take(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cache, pair, and the place in [0, 1) of the pair's chunk in its window, of each position."""
+        source, place = self._sources(first, count)
+        pair, chunk = np.empty(count, np.int64), np.empty(count)
+        for cache in np.unique(source).tolist():
+            mine = np.flatnonzero(source == cache)
+            turns, rest = np.divmod(place[mine], self.counts[cache])
+            for turn in np.unique(turns).tolist():
+                of_turn = np.flatnonzero(turns == turn)
+                ends = self._chunk_order(cache, turn)[1]
+                numbers = np.searchsorted(ends, rest[of_turn], side="right")
+                for number in np.unique(numbers).tolist():
+                    here = of_turn[numbers == number]
+                    pairs, chunks = self._window_pairs(cache, turn, number)
+                    within = rest[here] - (int(ends[number - 1]) if number else 0)
+                    pair[mine[here]], chunk[mine[here]] = pairs[within], chunks[within]
+        return source, pair, chunk
 
     def _sources(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The cache of each position, and how many positions of that cache lie before it."""
@@ -68,12 +99,6 @@ class Order:
         uniform = counter_uniform(self.seed, ORDER_CHOICE[0], first, count, 1)[:, 0]
         return np.minimum((uniform * len(self.counts)).astype(np.int64), len(self.counts) - 1)
 
-    def _pair(self, source: int, place: int) -> int:
-        turn, rest = divmod(place, self.counts[source])
-        _, ends = self._chunk_order(source, turn)
-        number = int(np.searchsorted(ends, rest, side="right"))
-        return int(self._window_pairs(source, turn, number)[rest - (int(ends[number - 1]) if number else 0)])
-
     def _draw_chunk_order(self, source: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
         """The chunks of a pass in their order, and the place behind each window's last pair."""
         size, count = self.chunks[source], self.counts[source]
@@ -82,15 +107,21 @@ class Order:
         ends = np.cumsum(np.minimum((order + 1) * size, count) - order * size)
         return order, ends[np.minimum(np.arange(self.window - 1, chunks + self.window - 1, self.window), chunks - 1)]
 
-    def _draw_window_pairs(self, source: int, turn: int, number: int) -> np.ndarray:
-        """The pairs of one window in their order."""
+    def _draw_window_pairs(self, source: int, turn: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs of one window in their order, and the place of each one's chunk in the window, in [0, 1)."""
         size, count = self.chunks[source], self.counts[source]
         order, ends = self._chunk_order(source, turn)
         chunks = order[number * self.window : (number + 1) * self.window]
-        pairs = np.concatenate([np.arange(chunk * size, min((chunk + 1) * size, count)) for chunk in chunks])
+        lengths = np.minimum((chunks + 1) * size, count) - chunks * size
+        lane, begin = np.repeat(np.arange(len(chunks)), lengths), np.cumsum(lengths) - lengths
+        # number of each pair in its own chunk
+        inside = np.arange(len(lane)) - begin[lane]
+        pairs = chunks[lane] * size + inside
         first = int(ends[number - 1]) if number else 0
         keys = counter_uniform(self.seed, order_stream(ORDER_PAIRS, source, turn), first, len(pairs), 1)[:, 0]
-        return pairs[np.argsort(keys, kind="stable")]
+        shuffled = pairs[np.lexsort((keys, lane))]
+        in_turn = np.lexsort((lane, inside))
+        return shuffled[in_turn], lane[in_turn] / len(chunks)
 
 
 class InOrder:
@@ -109,3 +140,8 @@ class InOrder:
         place = np.minimum(np.arange(first, first + count), self.ends[-1] - 1)
         source = np.searchsorted(self.ends, place, side="right")
         return source, place - np.concatenate([[0], self.ends])[source]
+
+    def share(self, first: int, count: int, rank: int, world: int) -> np.ndarray:
+        """See `Positions`: neighbours, which lie in the same chunk."""
+        each = count // world
+        return np.arange(rank * each, (rank + 1) * each)
