@@ -263,6 +263,8 @@ class TrainConfig(Section):
     )
     log_every: Count = Field(20, description="steps between two lines of metrics.jsonl")
     pictures: int = Field(4, ge=0, lt=2**16, description="pairs drawn into TensorBoard at every validation")
+    track_every: int = Field(0, ge=0, lt=2**31, description="epochs between two trackings of validation sequences; 0: none")
+    track_sequences: Few = Field(4, description="sequences that are tracked then, for AUC, AO and film strips in TensorBoard")
     name: Name | None = Field(None, description="folder of the run below runs/<setting>/; null: seed<seed>, with like=NAME NAME-seed<seed>")
 
 

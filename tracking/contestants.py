@@ -12,9 +12,10 @@ import cv2
 
 import configs
 import models
+from configs import Config
 from configs.errors import RequestError
 from configs.files import sha256_file
-from configs.tracking import TrackingConfig, variant_of
+from configs.tracking import VARIANTS, TrackingConfig, variant_of
 from models.checkpoint import guess_architecture, read_state
 from tracking import baselines
 from tracking.one_pass import Tracker
@@ -112,8 +113,13 @@ def tracking_config(checkpoint: Path, setting: str | None, overrides: Sequence[s
     name = setting or (trained.setting if trained is not None else metadata.get("setting", ""))
     if setting is None and name not in configs.settings():
         name = "atom_cfkd"
-    variant = [f"tracking.variant={variant_of(architecture)}"]
-    config = configs.load(name, [*variant, *overrides])
-    crop = config.pairs.test if trained is None else trained.pairs.test
-    given = config.tracking.model_dump(exclude_unset=True)
-    return TrackingConfig.model_validate({"size": crop.size, "area_factor": crop.area_factor} | given)
+    config = configs.load(name, [f"tracking.variant={variant_of(architecture)}", *overrides])
+    return fitted(config if trained is None else config.model_copy(update={"pairs": trained.pairs}), architecture)
+
+
+def fitted(config: Config, architecture: str) -> TrackingConfig:
+    """The section `tracking` for a network of a run: what it does not state follows the network and the crops it is trained on."""
+    given, crop, variant = config.tracking.model_dump(exclude_unset=True), config.pairs.test, variant_of(architecture)
+    own = VARIANTS[given.get("variant", variant)]
+    crops = {key: value for key, value in (("size", crop.size), ("area_factor", crop.area_factor)) if key not in own}
+    return TrackingConfig.model_validate({"variant": variant} | crops | given)

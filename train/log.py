@@ -70,7 +70,7 @@ class RunLog:
 
     def _is_past(self, record: dict[str, Any]) -> bool:
         # stopped between the last step of an epoch and its end, a run validates anew
-        again = record["kind"] == "val" and self.epoch is not None and record["epoch"] > self.epoch
+        again = record["kind"] in ("val", "track") and self.epoch is not None and record["epoch"] > self.epoch
         return bool(record["step"] <= self.step) and not again
 
     def record(self, kind: str, step: int, epoch: int, **values: Any) -> None:
@@ -85,14 +85,14 @@ class RunLog:
                 if isinstance(value, int | float) and math.isfinite(value):
                     self._events.add_scalar(f"{kind}/{name}", value, step)
 
-    def picture(self, image: np.ndarray, epoch: int, step: int) -> None:
-        """Writes an (H, W, 3) uint8 RGB picture of pairs as pictures/epochNNNN.png and to TensorBoard."""
+    def picture(self, image: np.ndarray, epoch: int, step: int, name: str = "pairs") -> None:
+        """Writes an (H, W, 3) uint8 RGB picture as epochNNNN.png, of pairs in pictures/, else in a folder `name`; and to TensorBoard."""
         if not self.writes:
             return
         encoded = cv2.imencode(".png", image[..., ::-1])[1]
-        write_atomic(self.folder / PICTURES / f"epoch{epoch:04d}.png", encoded.tobytes())
+        write_atomic(self.folder / (PICTURES if name == "pairs" else name) / f"epoch{epoch:04d}.png", encoded.tobytes())
         if self._events is not None:
-            self._events.add_image("pairs", image, step, dataformats="HWC")
+            self._events.add_image(name, image, step, dataformats="HWC")
 
     def say(self, text: str) -> None:
         """Prints lines for the user, above the bar where there is one."""

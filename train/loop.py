@@ -27,6 +27,7 @@ from train.checkpoint import Position
 from train.data.feed import Feed
 from train.evaluate import Validation, require_finite, summary
 from train.halt import GO_ON, STOP, Halt
+from train.hook import Watch
 from train.inputs import Inputs
 from train.log import RunLog
 from train.plan import Origin, Plan
@@ -49,6 +50,7 @@ class Setup:
     folder: Path
     log: RunLog
     halt: Halt
+    watch: Watch | None = None
 
 
 @dataclass
@@ -231,6 +233,8 @@ class PhaseLoop:
         last, done = position.phase_epoch + 1 == self.phase.epochs, position.epoch + 1
         if last or done % config.val_every == 0:
             self.validate(val, 1)
+        if self.setup.watch is not None and self.setup.rank == 0 and (last or done % config.track_every == 0):
+            self.track(self.setup.watch, done)
         with warnings.catch_warnings():
             # a run that goes on right here has not stepped its optimizer yet, and torch would warn of that
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
@@ -241,6 +245,15 @@ class PhaseLoop:
             self.over, position.phase, position.phase_epoch = True, self.number + 1, 0
         if last or done % config.checkpoint_every == 0:
             self.keep()
+
+    def track(self, watch: Watch, epoch: int) -> None:
+        """The student in video, as it is after an epoch."""
+        log, step = self.setup.log, self.position.step
+        self.students.eval()
+        seen = watch(self.students.trackers[0], self.device)
+        log.record("track", step, epoch, **seen.numbers)
+        log.picture(seen.strips, epoch, step, "tracking")
+        log.say(f"tracking after epoch {epoch}: " + ", ".join(f"{name.upper()} {100 * value:.1f}" for name, value in seen.numbers.items()))
 
     def keep(self, waited: float = 0.0) -> None:
         """A checkpoint of this moment; every process must call it."""

@@ -26,6 +26,8 @@ MOVABLE = {
     "train.val_every": "when a run is looked at",
     "train.log_every": "when a run is looked at",
     "train.pictures": "when a run is looked at",
+    "train.track_every": "when a run is looked at",
+    "train.track_sequences": "when a run is looked at",
     "train.checkpoint_every": "how much of it a kill costs",
     "train.checkpoint_minutes": "how much of it a kill costs",
 }

@@ -32,6 +32,7 @@ from train.data.feed import Feed, FeedSpec
 from train.data.order import InOrder, Order
 from train.evaluate import PREFIXES
 from train.halt import Halt
+from train.hook import watch
 from train.inputs import Inputs, adopt_projection, held, open_inputs, resolve_dataset
 from train.log import PICTURES, RunLog
 from train.loop import PhaseLoop, Setup
@@ -133,11 +134,12 @@ def _train(config: Config, before: Config | None, folder: Path, place: tuple[tor
         raise RequestError(f"{folder}: expected {checkpoint.FILE} of the finished run to go on from, found none; begin another train.name")
     position, state = (loaded.position, loaded.state) if loaded is not None else (Position(inputs=inputs.identity()), None)
     refuse_other_inputs(position, inputs.identity(), folder)
+    watched = watch(config)
     _keep_threads(position)
     changed = go_on(position, before, config, folder) if before is not None else []
     log = RunLog(folder, position.step, rank == 0, position.epoch)
     halt = Halt(config.train.checkpoint_minutes, world, "nccl" if device.type == "cuda" else "gloo")
-    setup = Setup(config, device, rank, world, inputs, plan, objectives, None, folder, log, halt)
+    setup = Setup(config, device, rank, world, inputs, plan, objectives, None, folder, log, halt, watched)
     try:
         _announce(setup, position, [*changed, *([loaded.note] if loaded is not None and loaded.note else [])])
         decoder_name(config.train.feed, device)
