@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cache.backends.base import MADE
 from cache.layout import LAYOUT
 from cache.store import Cache
 from cache.unit import Unit
@@ -51,9 +53,19 @@ def _unit(cache: Cache, unit: Unit) -> dict[str, Any]:
         "bytes_a_pair_uncompressed": None if unit is cache.pairs else unit.spec.pair_bytes,
         "about": unit.about,
         "identity": unit.identity,
+        "made": _made(unit),
         "constants": {name: list(value.shape) for name, value in unit.constants.items()},
         "arrays": arrays,
     }
+
+
+def _made(unit: Unit) -> list[dict[str, Any]]:
+    """What the finished parts were made with, as far as it changes no more than rounding; with the parts of each."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for part, entry in unit.entries().items():
+        facts = entry.get(MADE)
+        kinds.setdefault(json.dumps(facts, sort_keys=True), {"with": facts, "parts": []})["parts"].append(part)
+    return list(kinds.values())
 
 
 def _history(cache: Cache) -> dict[str, Any]:
@@ -81,6 +93,7 @@ def lines_of(info: Mapping[str, Any]) -> list[str]:
         if path != "pairs":
             lines += [f"  {key.replace('_', ' ')}: {_words(value)}" for key, value in unit["about"].items()]
             lines += _tree(unit["identity"], "  ")
+        lines += [f"  made with {_facts(kind['with'])}: {_ranges(kind['parts'])}" for kind in unit["made"]]
         for name, array in unit["arrays"].items():
             shape = "x".join(str(side) for side in array["shape"]) or "1"
             lines.append(f"  {name:<16} {array['dtype']:<8} {shape:<12} {size_text(array['bytes']):>10}  {array['doc']}")
@@ -88,6 +101,17 @@ def lines_of(info: Mapping[str, Any]) -> list[str]:
     history = info["history"]
     last = f"; last {history['last']}" if history["last"] else ""
     return [*lines, f"history      {history['records']} records, {history['seconds']:,} s{last}"]
+
+
+def _facts(facts: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{key} {value}" for key, value in facts.items()) if facts else "what is not recorded"
+
+
+def _ranges(parts: list[int]) -> str:
+    """`parts 0-3, 7`."""
+    ends = [part for part in parts if part + 1 not in parts]
+    starts = [part for part in parts if part - 1 not in parts]
+    return "parts " + ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in zip(starts, ends, strict=True))
 
 
 def _words(value: Any) -> str:

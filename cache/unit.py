@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from cache.backends.base import LOOK, Part, Reader, writable
+from cache.backends.base import LOOK, MADE, Part, PartWriter, Reader, writable
 from cache.checks import checked_arrays, packed_crops
 from cache.layout import Grid, Placed, arrays_of, described_constant
 from configs.arrays import Array, TargetSpec
 from configs.errors import RequestError, RunError, nearest
 
 Crops = Sequence[tuple[bytes, bytes]]
+Packed = tuple[np.ndarray, np.ndarray, np.ndarray]
+Made = Mapping[str, str | int | None]
 
 
 class Unit:
@@ -88,6 +91,7 @@ class Unit:
         if entry is None:
             return None
         told = {**entry, "arrays": set(entry["arrays"])}
+        told.pop(MADE, None)
         arrays = {placed.path for placed in self.placed}
         if told != {"unit": self.path, "part": part, "pairs": pairs, "fingerprint": self.fingerprint, "arrays": arrays}:
             raise RunError(f"{self.path}, part {part}: expected a ledger entry of this unit, found one of another; {self._backend.mend}")
@@ -104,10 +108,13 @@ class Unit:
         """Whether every part is published."""
         return not self.missing()
 
+    def parts_there(self) -> list[int]:
+        """The published parts, in order, as far as the ledger's names tell."""
+        return [part for part in sorted(self._backend.published(self.path)) if part < self._grid.parts]
+
     def entries(self) -> dict[int, dict[str, Any]]:
         """The published parts in order, with their ledger entries."""
-        parts = [part for part in sorted(self._backend.published(self.path)) if part < self._grid.parts]
-        return {part: entry for part in parts if (entry := self.entry(part)) is not None}
+        return {part: entry for part in self.parts_there() if (entry := self.entry(part)) is not None}
 
     def nbytes(self) -> dict[str, int]:
         """Stored bytes of each array (published parts), by name; crops as `crops/jpeg` and so on. Of compressed ones, as compressed."""
@@ -119,12 +126,13 @@ class Unit:
 
     # writing and reading
 
-    def write(self, part: int, arrays: Mapping[str, Any], crops: Crops | None = None) -> None:
+    def write(self, part: int, arrays: Mapping[str, Any], crops: Crops | None = None, made: Made | None = None) -> None:
         """Checks, stores and publishes one part.
 
         `arrays` maps each name to (n, *shape), n the pairs of the part; floats are cast to the stored type after checking.
-        `crops` (for the pair set): n times (ref, test) JPEG files. RunError names the pair of a number that is not finite
-        or does not fit; what is already published is compared, never rewritten. Each part wants one writer.
+        `crops` (for the pair set): n times (ref, test) JPEG files. `made`: with what, as far as it only rounds otherwise. RunError names
+        the pair of a number that is not finite or does not fit; what is already published is compared, never rewritten. Each part wants
+        one writer.
         """
         writer, (start, stop) = writable(self._backend), self._grid.bounds(part)
         rows = stop - start
@@ -136,7 +144,14 @@ class Unit:
             )
         if crops is not None and self._crops is not None:
             packed = packed_crops(crops, start, rows, self._crops[0].grid.part)
-        writer.publish(self._part(part, checked, packed))
+        writer.publish(self._part(part, checked, packed, made))
+
+    @contextlib.contextmanager
+    def stream(self, part: int, made: Made | None = None) -> Iterator[PartStream]:
+        """Writes a part of a target piece by piece, see `PartStream`; left unpublished, it leaves nothing."""
+        nothing = {name: np.empty((0, *placed.array.shape), placed.dtype) for name, placed in self._placed.items()}
+        with writable(self._backend).begin(self._part(part, nothing, None, made)) as writer:
+            yield PartStream(self, *self._grid.bounds(part), writer)
 
     def read(self, start: int, stop: int, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Rows [start, stop) of the named arrays (all by default): name -> (stop - start, *shape) in the stored dtype.
@@ -204,14 +219,41 @@ class Unit:
     def read_part(self, part: int) -> Part:
         """All that a published part stores, crops included, as another backend may publish it."""
         start, stop = self._grid.bounds(part)
-        rows = self.read(start, stop)
-        return self._part(part, rows, None if self._crops is None else self._crop_bytes(self._crops, (part, 0, stop - start)))
+        rows, made = self.read(start, stop), (self.entry(part) or {}).get(MADE)
+        return self._part(part, rows, None if self._crops is None else self._crop_bytes(self._crops, (part, 0, stop - start)), made)
 
-    def _part(self, part: int, arrays: Mapping[str, np.ndarray], packed: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> Part:
+    def _part(self, part: int, arrays: Mapping[str, np.ndarray], packed: Packed | None, made: Made | None) -> Part:
         """A part of these rows and of crops as `packed_crops` gives them."""
         data = [(self._placed[name], rows) for name, rows in arrays.items()]
         if packed is not None and self._crops is not None:
             (jpeg, offset, length), (buffer, begins, sizes) = self._crops, packed
             data += [(jpeg, buffer), (offset, begins + part * jpeg.grid.part), (length, sizes)]
-        pairs = list(self._grid.bounds(part))
-        return Part(self.path, part, data, {"unit": self.path, "part": part, "pairs": pairs, "fingerprint": self.fingerprint})
+        facts = {"unit": self.path, "part": part, "pairs": list(self._grid.bounds(part)), "fingerprint": self.fingerprint}
+        return Part(self.path, part, data, facts | ({MADE: dict(made)} if made is not None else {}))
+
+
+class PartStream:
+    """A part of a target that is written some pairs at a time, in order, so that it need not be in memory as a whole."""
+
+    def __init__(self, unit: Unit, start: int, stop: int, writer: PartWriter) -> None:
+        """start, stop: its pairs."""
+        self._unit, self._done, self._stop, self._writer = unit, start, stop, writer
+
+    def append(self, arrays: Mapping[str, Any]) -> None:
+        """The next pairs, each array (n, *shape), checked as by `Unit.write` (RunError)."""
+        rows = len(next(iter(arrays.values()), ()))
+        if self._done + rows > self._stop:
+            raise RunError(
+                f"{self._unit.path}: expected pairs up to {self._stop - 1}, found {rows} from {self._done} on; pass each pair once"
+            )
+        for name, value in checked_arrays(self._unit.path, list(self._unit.arrays.values()), arrays, self._done, rows).items():
+            self._writer.append(f"{self._unit.path}/{name}", value)
+        self._done += rows
+
+    def publish(self) -> None:
+        """Stores and publishes the part, of which every pair was appended (RunError)."""
+        if self._done != self._stop:
+            raise RunError(
+                f"{self._unit.path}: expected pairs up to {self._stop - 1}, found them up to {self._done - 1}; append the others"
+            )
+        self._writer.publish()

@@ -43,3 +43,18 @@ def existing(path: Path) -> Path:
 def free_bytes(folder: Path) -> int:
     """Free space where `folder` is or will be."""
     return shutil.disk_usage(existing(folder)).free
+
+
+def free_memory() -> int:
+    """Bytes of memory that a process can still take without swapping, at most what its control group grants."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_AVPHYS_PAGES" in os.sysconf_names else 1 << 33
+    facts = Path("/proc/meminfo")
+    if facts.is_file():
+        lines = (line.split() for line in facts.read_text().splitlines())
+        free = next((1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:"), free)
+    most, used = CONTROL_GROUP / "memory.max", CONTROL_GROUP / "memory.current"
+    if most.is_file() and used.is_file() and most.read_text().strip().isdecimal():
+        # what only caches files is given back when it is needed
+        cached = sum(int(line.split()[1]) for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines() if line.startswith("file "))
+        free = min(free, int(most.read_text()) - int(used.read_text()) + cached)
+    return max(free, 0)

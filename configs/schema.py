@@ -293,6 +293,9 @@ class Config(Section):
         description="pairs of a cache that are cut again and compared, before it grows or a run starts, where the data set lies here;"
         " 0: the data set is not looked at",
     )
+    memory_gb: float | None = Field(
+        None, gt=0, le=1e6, description="GB that the teacher's work of make cache may hold; null: a quarter of what is free"
+    )
     student: StudentConfig = Field(default_factory=StudentConfig, description="the network that is trained")
     second_student: StudentConfig | None = Field(None, description="the intelligent student of TSsKD")
     teacher: TeacherConfig | None = Field(None, description="the distilled network; null: none")

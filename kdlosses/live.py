@@ -5,7 +5,7 @@ Letters: B pairs, S side of each image's crop.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -39,10 +39,16 @@ class LiveTeacher:
         self, ref: Tensor, test: Tensor, boxes: Boxes, names: Sequence[str], projection: Projection | None = None
     ) -> dict[str, Tensor]:
         """As `targets`, whole features not rounded."""
-        if not names:
-            return {}
-        outputs = self.network(ref, test, boxes.ref_box, boxes.proposals, layers_of(names))
-        return compute(names, outputs, boxes, projection)
+        return {key: value for numbers in self.one_by_one(ref, test, boxes, names, projection) for key, value in numbers.items()}
+
+    def one_by_one(
+        self, ref: Tensor, test: Tensor, boxes: Boxes, names: Sequence[str], projection: Projection | None = None
+    ) -> Iterator[dict[str, Tensor]]:
+        """As `exact`, target after target of one forward pass: whoever lets go of one before the next never holds all of them."""
+        if names:
+            outputs = self.network(ref, test, boxes.ref_box, boxes.proposals, layers_of(names))
+            for name in names:
+                yield compute((name,), outputs, boxes, projection)
 
     def rounded(self, exact: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What `exact` gave -> what `targets` gives; a tensor that rounding leaves alone is the same object."""

@@ -18,6 +18,7 @@ from configs.schema import PairsConfig
 from pairs.frames import FrameError
 from precompute.crops import PairCrops, pair_or_fault
 from precompute.datasets import Dataset
+from precompute.made import crops_made
 from precompute.sampling import DrawnPairs, draw
 
 # A pair whose frames cannot be used is drawn anew at most this often before the run gives up.
@@ -76,7 +77,7 @@ class CropWriter:
         drawn, crops = self.cut(start, stop)
         drawn_names = [name for name in cache.pairs.arrays if name != "crop_region"]
         rows = {name: getattr(drawn, name) for name in drawn_names} | {"crop_region": np.stack([crop.region for crop in crops])}
-        cache.pairs.write(part, rows, crops=[(crop.ref, crop.test) for crop in crops])
+        cache.pairs.write(part, rows, crops=[(crop.ref, crop.test) for crop in crops], made=crops_made())
         ref, test = ([np.frombuffer(getattr(crop, image), np.uint8) for crop in crops] for image in ("ref", "test"))
         return PartCrops(part, rows, ref, test)
 

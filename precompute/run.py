@@ -29,10 +29,11 @@ from models import TeacherSpec, choose_teacher, pick_device
 from pairs.decode import decoder_name
 from pairs.identity import pair_identity
 from pairs.replay import crop_bytes_bound, pair_arrays
-from precompute import cost
+from precompute import cost, memory
 from precompute.crop_writer import CropWriter
 from precompute.datasets import Dataset, open_entry
 from precompute.frames import require_same
+from precompute.made import decoder_made, made_with, other_rounding
 from precompute.target_writer import Measured, Work, fill
 
 # pairs of a shard, and of an inner chunk: the units of writing and of reading
@@ -85,6 +86,7 @@ def make_caches(request: Request) -> None:
     maker = CacheMaker(request)
     jobs = [maker.job(name, split) for name in everything for split, names in named.items() if name in names]
     cost.require_room(Path(request.config.cache_dir), [need for job in jobs for need in job.needs])
+    maker.require_memory()
     filled: list[Path] = []
     try:
         for job in jobs:
@@ -107,12 +109,21 @@ class CacheMaker:
         self.teacher = choose_teacher(section) if wanted and section is not None else None
         self.specs: list[TargetSpec] = []
         self.live: LiveTeacher | None = None
+        if self.device.type == "cuda":
+            # what allocates without naming a device goes there too
+            torch.cuda.set_device(self.device)
         if self.teacher is not None:
             decoder_name(self.config.train.feed, self.device)
             self.specs = [target_spec(target, sizes_of(self.config, self.teacher)) for target in wanted]
             self.live = LiveTeacher(self.teacher.load(self.device), self.teacher.feature_bits)
             if self.teacher.note and self.speaks:
                 print(self.teacher.note, file=sys.stderr)
+
+    def require_memory(self) -> None:
+        """RequestError: the teacher's work holds more than it may."""
+        if self.teacher is not None:
+            needed = memory.work_bytes(self.teacher.architecture, self.config.pairs, self.teacher.batch, self.specs, CHUNK)
+            memory.require_memory(needed, memory.limit(self.config.memory_gb), self.teacher.batch)
 
     def job(self, name: str, split: str) -> Job:
         """The cache of a data set and split; creates nothing. RequestError: unusable data, or another teacher's targets in the cache."""
@@ -142,7 +153,11 @@ class CacheMaker:
         if missing:
             print(cost.estimate(job.path.parent, job.needs), flush=True)
         batch = teacher.batch if teacher else 1
-        work = Work(cache, config.pairs, (), targets, batch, self.device, config.train.feed, self.threads)
+        made = made_with(self.device, batch)
+        work = Work(cache, config.pairs, (), targets, batch, self.device, config.train.feed, self.threads, made)
+        if self.speaks:
+            for note in other_rounding(targets, {**made, "decoder": decoder_made(decoder_name(config.train.feed, self.device))}):
+                print(note)
         pairs = sum(stop - start for start, stop in map(cache.bounds, missing))
         with Claims(cache) as claims, ProgressBar(f"cache {cache.path.name}", pairs, "pair", shown=self.speaks and pairs > 0) as progress:
             measured = self._work(work, job.dataset, claims, lacking, progress)

@@ -5,6 +5,7 @@ Letters: B pairs of a teacher batch, n pairs of a part.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cache import Cache, Unit
+from cache.unit import PartStream
 from configs.progress import ProgressBar
 from configs.schema import PairsConfig
 from kdlosses import LiveTeacher
@@ -25,6 +27,7 @@ from pairs.decode import Crops, DecoderOptions, make_decoder
 from pairs.decode.decoder import Images, Kind
 from pairs.replay import ROWS, boxes_of, crops_of
 from precompute.crop_writer import CropWriter, PartCrops
+from precompute.made import decoder_made
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Work:
     device: torch.device
     feed: Kind
     threads: int
+    made: dict[str, str | int | None] = field(default_factory=dict)
+    """with what the targets are computed, as far as it changes no more than rounding"""
     done: Callable[[int], None] = lambda part: None
     """told of each part that is whole"""
 
@@ -99,44 +104,52 @@ class Slice(NamedTuple):
     rows: dict[str, np.ndarray]
     valid: int
     """pairs that are no repetition"""
+    first: bool
+    """the first of its part"""
     last: bool
     """the last of its part"""
 
 
 class TargetWriter:
-    """The teacher over the parts: decode, forward, targets, publish. Batches are cut at part boundaries, never across."""
+    """The teacher over the parts: decode, forward, targets, publish. Batches are cut at part boundaries, never across.
+
+    Numbers go to their files batch by batch: of a part, no more is in memory than two batches and what a compressed chunk takes.
+    """
 
     def __init__(self, work: Work, teacher: LiveTeacher, measured: Measured) -> None:
         self.work, self.teacher, self.measured = work, teacher, measured
-        self.dtypes = {f"{name}/{array.name}": array.dtype for name, unit in work.targets.items() for array in unit.arrays.values()}
         constants = {layer: matrix for unit in work.targets.values() for layer, matrix in unit.constants.items()}
         self.projection = {layer: torch.from_numpy(matrix) for layer, matrix in constants.items()}
+        self._lacking: dict[str, Unit] = {}
+        """targets of the part under way"""
+        self._streams: dict[str, PartStream] = {}
+        self._open = contextlib.ExitStack()
 
     def run(self, parts: Iterator[PartCrops], progress: ProgressBar) -> None:
-        """All parts, in order; a part is written by a thread of its own while the teacher goes on with the next."""
+        """All parts, in order; a batch is stored by a thread of its own while the teacher goes on with the next."""
         work = self.work
         sizes = (work.pairs.ref.size, work.pairs.test.size)
         decoder = make_decoder(work.feed, DecoderOptions(work.batch, sizes, work.device, work.threads))
         self.measured.decoder = decoder.name
         pool = ThreadPoolExecutor(1, "targets")
-        writing: Future[None] | None = None
-        values: list[dict[str, np.ndarray]] = []
+        storing: Future[None] | None = None
         try:
             decoder.start(self._source(parts))
             while (got := self._next(decoder)) is not None:
                 images, piece = got
-                values.append(self._targets(images, piece))
+                if piece.first:
+                    self._lacking = {name: unit for name, unit in work.targets.items() if not unit.published(piece.part.part)}
+                values = self._targets(images, piece)
                 progress.add(piece.valid)
-                if piece.last:
-                    if writing is not None:
-                        writing.result()
-                    whole = {key: np.concatenate([batch[key] for batch in values]) for key in self.dtypes}
-                    writing = pool.submit(self._write, piece.part.part, whole)
-                    values = []
-            if writing is not None:
-                writing.result()
+                if storing is not None:
+                    storing.result()
+                storing = pool.submit(self._store, piece, self._lacking, values)
+                del values
+            if storing is not None:
+                storing.result()
         finally:
-            pool.shutdown()
+            pool.shutdown(cancel_futures=True)
+            self._open.close()
             decoder.close()
 
     def _next(self, decoder: Iterator[tuple[Images, Slice]]) -> tuple[Images, Slice] | None:
@@ -152,28 +165,42 @@ class TargetWriter:
                 at = np.minimum(np.arange(first, first + self.work.batch), len(part) - 1)
                 rows = {name: part.rows[name][at] for name in ROWS}
                 stop = first + self.work.batch
-                piece = Slice(part, rows, min(stop, len(part)) - first, stop >= len(part))
+                piece = Slice(part, rows, min(stop, len(part)) - first, first == 0, stop >= len(part))
                 yield crops_of(rows, [part.ref[row] for row in at], [part.test[row] for row in at]), piece
 
-    def _targets(self, images: Images, piece: Slice) -> dict[str, np.ndarray]:
-        """The stored numbers of a batch: "target/array" -> (valid, ...) in the stored dtype."""
+    def _targets(self, images: Images, piece: Slice) -> dict[str, dict[str, np.ndarray]]:
+        """The numbers of a batch that its part lacks: target -> array -> (valid, ...) in the stored dtype."""
         began = time.perf_counter()
         boxes = boxes_of(piece.rows, self.work.pairs, self.work.device)
         with torch.inference_mode():
-            exact = self.teacher.exact(*images, boxes, tuple(self.work.targets), self.projection)
-            exact = {key: value[: piece.valid] for key, value in exact.items()}
-            rounded = self.teacher.rounded(exact)
-            self.measured.add_rounding(exact, rounded)
-            # a value beyond float16 becomes inf here, which the store refuses by naming the pair
-            stored = {key: rounded[key].to(getattr(torch, dtype)).cpu().numpy() for key, dtype in self.dtypes.items()}
+            numbers = self.teacher.one_by_one(*images, boxes, tuple(self._lacking), self.projection)
+            stored = {name: self._stored(name, exact, piece.valid) for name, exact in zip(self._lacking, numbers, strict=True)}
         self.measured.teacher_seconds += time.perf_counter() - began
         self.measured.teacher_pairs += piece.valid
         return stored
 
-    def _write(self, part: int, values: dict[str, np.ndarray]) -> None:
-        for name, unit in self.work.targets.items():
-            if not unit.published(part):
-                unit.write(part, {array: values[f"{name}/{array}"] for array in unit.arrays})
+    def _stored(self, name: str, exact: dict[str, Tensor], valid: int) -> dict[str, np.ndarray]:
+        """The first `valid` rows of a target as they are stored."""
+        exact = {key: value[:valid] for key, value in exact.items()}
+        rounded = self.teacher.rounded(exact)
+        self.measured.add_rounding(exact, rounded)
+        # a value beyond float16 becomes inf here, which the store refuses by naming the pair
+        dtypes = {array.name: getattr(torch, array.dtype) for array in self._lacking[name].arrays.values()}
+        return {array: rounded[f"{name}/{array}"].to(dtype, copy=True).cpu().numpy() for array, dtype in dtypes.items()}
+
+    def _store(self, piece: Slice, lacking: dict[str, Unit], values: dict[str, dict[str, np.ndarray]]) -> None:
+        if piece.first:
+            made = self.work.made | {"decoder": decoder_made(self.measured.decoder)}
+            self._streams = {name: self._open.enter_context(unit.stream(piece.part.part, made)) for name, unit in lacking.items()}
+        for name, stream in self._streams.items():
+            stream.append(values.pop(name))
+        if piece.last:
+            self._publish(piece.part.part)
+
+    def _publish(self, part: int) -> None:
+        for stream in self._streams.values():
+            stream.publish()
+        self._open.close()
         self.work.done(part)
         start, stop = self.work.cache.bounds(part)
         self.measured.pairs += stop - start

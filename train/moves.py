@@ -17,6 +17,7 @@ MOVABLE = {
     "cache_dir": "place: what the caches hold is compared",
     "teacher.weights": "place: what the file holds is compared",
     "doc": "words",
+    "memory_gb": "of make cache",
     "train.device": "machine: changes no number but by rounding",
     "train.feed": "machine: which decoder",
     "train.feed_threads": "machine",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ LOOK = "look at it with `python -m cache verify`"  # the end of a message about 
 
 
 _ENTRY = {"unit": str, "part": int, "pairs": list, "fingerprint": str, "arrays": dict}
+MADE = "made"
+"""Of a ledger entry: what the part was made with as far as it changes no more than rounding, by name. Entries of before have none."""
 
 
 class Stray(NamedTuple):
@@ -35,6 +38,16 @@ class Part(NamedTuple):
     number: int
     data: Sequence[tuple[Placed, np.ndarray]]  # rows of each array, from the part's first on
     entry: Mapping[str, Any]  # of the ledger, without bytes and checksums
+
+
+class PartWriter(Protocol):
+    """A part that is being written, rows after rows; nobody sees it before it is published."""
+
+    def append(self, path: str, rows: np.ndarray) -> None:
+        """The next rows of the array at `path`, in its stored dtype."""
+
+    def publish(self) -> None:
+        """As `Writer.publish`."""
 
 
 class Reader(Protocol):
@@ -115,6 +128,9 @@ class Writer(Reader, Protocol):
         The entry is put if absent: of two writers the second compares, and nothing is rewritten (RunError if the numbers differ).
         """
 
+    def begin(self, part: Part) -> contextlib.AbstractContextManager[PartWriter]:
+        """A part of these arrays (their rows do not count) that is written piece by piece. Left unpublished, it leaves nothing."""
+
     def retract(self, unit: str, parts: Iterable[int]) -> None:
         """Removes ledger entries: the parts no longer exist."""
 
@@ -153,8 +169,10 @@ def ledger_entry(text: bytes, form: Callable[[Mapping[str, Any]], bytes], where:
     """The ledger entry that is stored as `text`, which `form` gave. RunError if it is none."""
     entry = json_of(text)
     arrays = entry.get("arrays")
-    kinds = {key: type(value) for key, value in entry.items()}
+    made = entry.get(MADE, {})
+    kinds = {key: type(value) for key, value in entry.items() if key != MADE}
     sound = kinds == _ENTRY and isinstance(arrays, dict) and all(map(_is_record, arrays.values())) and form(entry) == text
+    sound = sound and isinstance(made, dict) and all(isinstance(value, str | int | None) for value in made.values())
     if not sound or not all(type(pair) is int for pair in entry["pairs"]):
         raise RunError(f"{where}: expected a ledger entry (JSON), found something else; {mend}")
     return entry

@@ -44,6 +44,12 @@ class Place(Protocol):
     def put(self, key: str, content: Content) -> None:
         """Writes, or replaces what is there."""
 
+    def scratch(self) -> contextlib.AbstractContextManager[Path]:
+        """A local folder for what is being written, gone in the end."""
+
+    def put_file(self, key: str, file: Path) -> None:
+        """As `put` the content of a durable file of the scratch, which goes there."""
+
     def create(self, key: str, content: Content) -> bool:
         """Writes unless something is there (False): of several that try at once, one does."""
 
@@ -96,6 +102,19 @@ class Disk:
             return True
 
         self._written(key, content, move)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        folder = self._scratch()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def put_file(self, key: str, file: Path) -> None:
+        make_folders((self.path / key).parent)
+        file.replace(self.path / key)
+        fsync_folder((self.path / key).parent)
 
     def create(self, key: str, content: Content) -> bool:
         path = self.path / key

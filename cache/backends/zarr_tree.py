@@ -6,10 +6,13 @@ and what is being written.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +21,10 @@ from zarr.abc.buffer import Buffer
 from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
-from cache.backends.base import Part, Stray, json_of, ledger_entry
+from cache.backends.base import MADE, Part, Stray, json_of, ledger_entry
 from cache.backends.place import SCRATCH, Place
-from cache.backends.shard import ShardReader, encode, shard_key
-from cache.layout import DOCS, Group, Placed, history_record, history_text, sealed, sha256, unsealed
+from cache.backends.shard import COMPRESSION, ShardReader, ShardWriter, shard_key
+from cache.layout import DOCS, Group, Placed, history_record, history_text, sealed, unsealed
 from cache.owner import CLAIMS, Held
 from configs.errors import RunError
 
@@ -104,23 +107,33 @@ class ZarrTree:
         reader.read(part, first, out, record)
 
     def publish(self, part: Part) -> None:
-        published, records = self.entry(part.unit, part.number), {}
-        for placed, rows in part.data:
-            key = shard_key(placed, part.number)
-            blob = encode(_array_text(placed), placed, part.number, rows)
-            record = records[placed.path] = {"bytes": blob.nbytes, "sha256": sha256(blob)}
-            # where another has written the very same, it is left alone
-            if published is None and self._shard_fault(key, record):
-                self.place.put(key, blob)
-        key, entry = _entry_key(part.unit, part.number), {**part.entry, "arrays": records}
-        if published is None and not self.place.create(key, entry_text(entry)):
-            published = self.entry(part.unit, part.number)
-        if published is not None and published != entry:
-            other = next((path for path in records if published["arrays"].get(path) != records[path]), part.unit)
-            raise RunError(
-                f"{other}, part {part.number}: expected a part that is not published, found it published with other numbers: two writers"
-                " differ (other frames, device or versions); look with `python -m cache verify`, or drop them with `python -m cache gc`"
-            )
+        for again in (True, False):
+            try:
+                with self.begin(part) as writer:
+                    for placed, rows in part.data:
+                        writer.append(placed.path, rows)
+                    writer.publish()
+                return
+            except FileNotFoundError:  # swept, because our time seemed over
+                if not again:
+                    raise
+
+    @contextlib.contextmanager
+    def begin(self, part: Part) -> Iterator[TreePart]:
+        with self.place.scratch() as folder, contextlib.ExitStack() as files:
+            yield TreePart(self, part, folder, files)
+
+    def shard_fault(self, key: str, record: Mapping[str, Any]) -> str | None:
+        """What is wrong with a shard, measured against its record in the ledger; None if nothing."""
+        size = self.place.size(key)
+        if size is None:
+            return "shard is missing"
+        if size != record["bytes"]:
+            return f"shard has {size} bytes instead of {record['bytes']}"
+        digest, block = hashlib.sha256(), memoryview(bytearray(min(_BLOCK, max(1, size))))
+        for at in range(0, size, _BLOCK):
+            digest.update(block[: self.place.read_into(key, at, block)])
+        return None if digest.hexdigest() == record["sha256"] else "checksum of the shard differs"
 
     # ledger
 
@@ -141,18 +154,7 @@ class ZarrTree:
     # checking
 
     def fault(self, placed: Placed, part: int, record: Mapping[str, Any]) -> str | None:
-        return self._shard_fault(shard_key(placed, part), record)
-
-    def _shard_fault(self, key: str, record: Mapping[str, Any]) -> str | None:
-        size = self.place.size(key)
-        if size is None:
-            return "shard is missing"
-        if size != record["bytes"]:
-            return f"shard has {size} bytes instead of {record['bytes']}"
-        digest, block = hashlib.sha256(), memoryview(bytearray(min(_BLOCK, max(1, size))))
-        for at in range(0, size, _BLOCK):
-            digest.update(block[: self.place.read_into(key, at, block)])
-        return None if digest.hexdigest() == record["sha256"] else "checksum of the shard differs"
+        return self.shard_fault(shard_key(placed, part), record)
 
     def stored_bytes(self, placed: Placed, part: int, record: Mapping[str, Any]) -> int:
         return int(record["bytes"])
@@ -236,6 +238,41 @@ class ZarrTree:
         return sum(size for _, size in self.place.walk())
 
 
+class TreePart:
+    """One part that is being written: a local file for every shard, see `cache.backends.base.PartWriter`."""
+
+    def __init__(self, tree: ZarrTree, part: Part, folder: Path, files: contextlib.ExitStack) -> None:
+        """part: without rows; files: closes what is opened."""
+        self._tree, self._part = tree, part
+        self._paths = {placed.path: folder / f"{number}.shard" for number, (placed, _) in enumerate(part.data)}
+        self._files = {path: files.enter_context(open(file, "xb")) for path, file in self._paths.items()}  # noqa: SIM115 - kept open
+        self._shards = {placed.path: ShardWriter(placed, self._files[placed.path]) for placed, _ in part.data}
+
+    def append(self, path: str, rows: np.ndarray) -> None:
+        self._shards[path].append(rows)
+
+    def publish(self) -> None:
+        tree, (unit, number, _, facts) = self._tree, self._part
+        published, records = tree.entry(unit, number), {}
+        for path, shard in self._shards.items():
+            record = records[path] = shard.finish()
+            self._files[path].flush()
+            os.fsync(self._files[path].fileno())
+            self._files[path].close()
+            # where another has written the very same, it is left alone
+            if published is None and tree.shard_fault(key := shard_key(shard.placed, number), record):
+                tree.place.put_file(key, self._paths[path])
+        key, entry = _entry_key(unit, number), {**facts, "arrays": records}
+        if published is None and not tree.place.create(key, entry_text(entry)):
+            published = tree.entry(unit, number)
+        if published is not None and {**published, MADE: None} != {**entry, MADE: None}:
+            other = next((path for path in records if published["arrays"].get(path) != records[path]), unit)
+            raise RunError(
+                f"{other}, part {number}: expected a part that is not published, found it published with other numbers: two writers"
+                " differ (other frames, device or versions); look with `python -m cache verify`, or drop them with `python -m cache gc`"
+            )
+
+
 _OLD_HISTORY = "ledger/history.jsonl"
 _HISTORY = re.compile(r"ledger/history/[0-9]{8}\.json")
 _OLD_LEDGER = {
@@ -280,7 +317,7 @@ def _array_text(placed: Placed) -> bytes:
         dtype=placed.dtype,
         shards=(placed.grid.part, *placed.array.shape),
         chunks=(placed.grid.chunk, *placed.array.shape),
-        compressors=ZstdCodec(level=3) if placed.array.compress else None,
+        compressors=ZstdCodec(level=COMPRESSION) if placed.array.compress else None,
         attributes={"doc": placed.array.doc},
         **_PLAIN,
     )

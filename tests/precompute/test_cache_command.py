@@ -122,7 +122,7 @@ def test_a_killed_run_resumed_by_shares_gives_the_same_bytes(dataset, teacher, t
     (path,) = caches(tmp_path)
     whole = digests(path)
     shutil.rmtree(path)
-    monkeypatch.setattr(TargetWriter, "_write", killed_after_one(TargetWriter._write))
+    monkeypatch.setattr(TargetWriter, "_publish", killed_after_one(TargetWriter._publish))
     assert fill("--teacher", teacher) == 1
     monkeypatch.undo()
     monkeypatch.setattr(precompute.run, "PART", 32)
@@ -255,22 +255,22 @@ def test_a_killed_run_of_compressed_features_resumes_to_the_same_bytes(dataset, 
     whole = digests(path)
     shutil.rmtree(path)
     with monkeypatch.context() as later:
-        later.setattr(TargetWriter, "_write", killed_after_one(TargetWriter._write))
+        later.setattr(TargetWriter, "_publish", killed_after_one(TargetWriter._publish))
         assert fill(*names) == 1
     assert digests(path) != whole
     assert fill(*names) == 0
     assert digests(path) == whole
 
 
-def killed_after_one(write):
-    """A `TargetWriter._write` that fails at its second part."""
-    written: list[int] = []
+def killed_after_one(publish):
+    """A `TargetWriter._publish` that fails at its second part."""
+    published: list[int] = []
 
-    def killed(self, part, values):
-        if written:
+    def killed(self, part):
+        if published:
             raise RunError("killed")
-        written.append(part)
-        write(self, part, values)
+        published.append(part)
+        publish(self, part)
 
     return killed
 
