@@ -13,7 +13,9 @@ from zarr.storage import MemoryStore
 
 from cache import Array, Cache
 from cache.backends.shard import ShardWriter
+from cache.inspect import cache_info, lines_of
 from cache.layout import Grid, Placed
+from cache.verify import verify
 from configs.errors import RunError
 
 
@@ -86,7 +88,7 @@ def test_a_part_that_is_not_whole_is_not_published_and_leaves_nothing(kit, place
     with pytest.raises(RunError, match="found them up to 2; append the others"), unit.stream(0) as stream:
         stream.append(rows)
         stream.publish()
-    with pytest.raises(RunError, match="found 3 more from 6 on; pass each pair once"), unit.stream(0) as stream:
+    with pytest.raises(RunError, match="found 3 from 6 on; pass each pair once"), unit.stream(0) as stream:
         for _ in range(3):
             stream.append(rows)
     bad = {name: np.where(np.arange(3)[(...,) + (None,) * (value.ndim - 1)] == 1, np.inf, value) for name, value in rows.items()}
@@ -94,3 +96,16 @@ def test_a_part_that_is_not_whole_is_not_published_and_leaves_nothing(kit, place
         stream.append(rows)
         stream.append(bad)
     assert kit.tree(store.path) == before
+
+
+def test_info_shows_what_parts_were_made_with(kit, place):
+    store, _ = place
+    unit = kit.add_maps(store)
+    for part, made in enumerate(({"torch": "1"}, {"torch": "2"}, {"torch": "1"})):
+        start, stop = store.bounds(part)
+        unit.write(part, {name: kit.numbers(array)[start:stop] for name, array in unit.arrays.items()}, made=made)
+    kit.write(store, store.pairs, 0)
+    info = lines_of(cache_info(store))
+    assert "  made with torch 1: parts 0, 2" in info and "  made with torch 2: parts 1" in info
+    assert "  made with what is not recorded: parts 0" in info
+    assert verify(store) and not [fault for fault in verify(store) if "unfinished" not in fault.what]
