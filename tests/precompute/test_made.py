@@ -36,9 +36,7 @@ def test_the_work_grows_with_the_batch_and_hardly_with_the_targets():
 
 
 def test_work_that_does_not_fit_is_refused_with_what_to_do(monkeypatch):
-    with pytest.raises(
-        RequestError, match=r"memory: expected 5\.0 GB for batches of 32 .* a limit of 2\.0 GB; lower teacher\.batch"
-    ):
+    with pytest.raises(RequestError, match=r"memory: expected 5\.0 GB for batches of 32 .* a limit of 2\.0 GB; lower teacher\.batch"):
         require_memory(5 * 10**9, limit(2.0), 32)
     require_memory(5 * 10**9, limit(6.0), 32)
     assert 0 < limit(None) <= free_memory()
