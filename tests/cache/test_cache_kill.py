@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import cache.backends.place
+import cache.backends.shard
 from cache import Cache
 from cache.claims import Claims
 from cache.gc import drop_target, drop_unfinished
@@ -152,26 +153,26 @@ def test_a_killed_drop_leaves_a_target_or_none(kit, folder):
     assert 3 in states
 
 
-@pytest.mark.parametrize("nth", [0, 1, 4, 9])
-def test_a_full_disk_leaves_the_part_unpublished(kit, tmp_path, monkeypatch, nth):
+@pytest.mark.parametrize(("writes", "nth", "left"), [("shards", 0, 0), ("shards", 1, 0), ("shards", 9, 0), ("entry", 0, 9)])
+def test_a_full_disk_leaves_the_part_unpublished(kit, tmp_path, monkeypatch, writes, nth, left):
     path = tmp_path / "cache"
     store = kit.create(path)
     kit.write(store, store.pairs, 0)
-    real, calls = cache.backends.place._write, []
+    owner, name = (cache.backends.shard.ShardWriter, "_put") if writes == "shards" else (cache.backends.place, "_write")
+    real, calls = getattr(owner, name), []
 
-    def full(path, content):
-        calls.append(path)
+    def full(place, content):
+        calls.append(place)
         if len(calls) > nth:
-            path.write_bytes(bytes(content)[:10])
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        real(path, content)
+            raise OSError(errno.ENOSPC, "No space left on device", str(place))
+        real(place, content)
 
     with monkeypatch.context() as at, pytest.raises(OSError, match="No space left"):
-        at.setattr(cache.backends.place, "_write", full)
+        at.setattr(owner, name, full)
         kit.write(store, store.pairs, 1)
     assert not store.pairs.published(1)
     remains = [fault for fault in verify(store) if "remains" in fault.what]
-    assert len(remains) == nth, "shards without an entry; the file that was being written is gone"
+    assert len(remains) == left, "shards without an entry; what was being written is gone"
     kit.write(store, store.pairs, 1)
     kit.write(store, store.pairs, 2)
     assert verify(store) == []
