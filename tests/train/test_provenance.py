@@ -41,4 +41,11 @@ def test_each_of_two_students_states_its_own_numbers_and_none_a_teacher_it_had_n
     after = {"epoch": 3, "loss": 1.5, "iou_error": 0.1, "second_iou_error": 0.2, "teacher_iou_error": 0.3, "terms": {"ground_truth": 1.5}}
     first, second = (provenance(config, inputs, after, prefix) for prefix in ("", "second_"))
     assert (first["iou_error"], second["iou_error"]) == ("0.1", "0.2")
+    assert "starts_from" not in first
     assert not [name for name in first | second if name.startswith("teacher") or "second" in name]
+
+
+def test_the_weights_that_training_began_with_are_named(world, tmp_path):
+    for weights, wanted in ((str(world.weights), f"sha256:{world.teacher().digest}"), ("imagenet", "imagenet")):
+        config = world.config(f"student.weights={weights}", setting="gt", runs=tmp_path)
+        assert provenance(config, open_inputs(config), {})["starts_from"] == wanted
