@@ -36,7 +36,7 @@ def load(setting: str, overrides: Sequence[str] = ()) -> Config:
         setting: a name in configs/settings, or the path of a YAML file of the same form (its `base:` is
             looked up beside it first, then in configs/settings).
         overrides: `a.b=c` each, c read as YAML (`train.epochs=2`, `losses.fidelity=null`, `phases.0.epochs=1`).
-    `like: NAME` (in the file or as an override) takes data set, pair set, networks and budget of another setting, see `schema.Config`.
+    `like: NAME` (in the file or as an override) takes data set, pair set, networks, budget and tracker of another one, see `schema.Config`.
     The environment: CACHE_DIR and RUN_DIR set `cache_dir` and `run_dir`.
 
     Raises:
@@ -96,7 +96,7 @@ def _resolved(path: Path, like: str | None) -> dict[str, Any]:
     shared = sum(file.parent == SETTINGS and file.stem in _SHARED for file, _ in chain)
     networks = {key: other[key] for key in ("student", "teacher") if other.get(key) is not None}
     tree = _stacked([*trees[:shared], networks, *trees[shared:]])
-    sizes: dict[str, Any] = {key: other[key] for key in ("dataset", "val_dataset", "pairs") if key in other}
+    sizes: dict[str, Any] = {key: other[key] for key in ("dataset", "val_dataset", "pairs", "tracking") if key in other}
     budget = {key: value for key, value in other.get("train", {}).items() if key != "freeze"}
     return _lay(tree, {**sizes, "train": budget, "like": like})
 

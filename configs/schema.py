@@ -275,8 +275,8 @@ class Config(Section):
     doc: str = Field("", description="one line on what the setting is")
     like: Text | None = Field(
         None,
-        description="a setting whose data set, pair set, networks and budget are taken; of this one stay losses, phases, what is frozen and"
-        " the networks that it states itself (like=demo: any setting at the demo's size)",
+        description="a setting whose data set, pair set, networks, budget and tracker are taken; of this one stay losses, phases, what is"
+        " frozen and the networks that it states itself (like=demo: any setting at the demo's size)",
     )
     dataset: Text | None = Field(
         None,

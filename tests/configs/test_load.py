@@ -73,6 +73,7 @@ def test_like_takes_sizes_and_budget_and_leaves_the_objective():
     # what a setting does not state is the demo's, what it states is its own
     assert configs.load("ts", ["like=demo"]).student == demo.student and configs.load("ts", ["like=demo"]).teacher == demo.teacher
     assert configs.load("gt", ["like=demo"]).teacher is None
+    assert configs.load("gt", ["like=demo"]).tracking == demo.tracking != configs.load("gt").tracking
     assert configs.load("resnet18small", ["like=demo"]).student.architecture == "atom_resnet18small"
     assert configs.load("drnet_cfkd", ["like=demo"]).teacher == configs.load("drnet_cfkd").teacher
 
