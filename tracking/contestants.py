@@ -78,8 +78,9 @@ def contestants(checkpoints: Sequence[str], chosen: Sequence[str], setting: str 
         found.append(Contestant(f"opencv-{best}", "opencv"))
     first = found[0] if checkpoints else None
     if first is not None and first.config is not None:
-        # DRNet answers with the network's box at once: there is no refinement to leave out
-        halves: list[Kind] = ["refinement"] if first.config.variant == "drnet" else ["classifier", "refinement"]
+        # DRNet answers with the network's box at once, and an ONNX file has its refinement built in: there is none to leave out
+        whole = first.config.variant == "drnet" or (first.checkpoint is not None and first.checkpoint.suffix == ".onnx")
+        halves: list[Kind] = ["refinement"] if whole else ["classifier", "refinement"]
         found += [Contestant(f"{first.name}-{half}", half, first.checkpoint, first.config) for half in halves if half in chosen]
     names = [contestant.name for contestant in found]
     if twice := {name for name in names if names.count(name) > 1}:

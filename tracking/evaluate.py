@@ -18,6 +18,7 @@ import torch
 
 from configs.errors import TeachOnceError, printable
 from configs.progress import ProgressBar
+from configs.stop import unseen_by_children
 from tracking.contestants import Contestant
 from tracking.one_pass import Pass, Tracker, one_pass
 from tracking.results import Results, results_folder
@@ -72,7 +73,8 @@ def _done(work: Sequence[Work], jobs: int) -> Iterator[tuple[Work, str]]:
         return
     # spawn: a forked process would inherit the locks of OpenCV's and torch's threads
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_stay_alone) as pool:
-        futures = {pool.submit(run, item): item for item in work}
+        with unseen_by_children():
+            futures = {pool.submit(run, item): item for item in work}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()

@@ -69,6 +69,8 @@ def test_the_configuration_follows_the_run_unless_something_states_it(weights, t
     models.save_weights(models.build("drnet_mobilenetsmall"), lonely)
     config = of_checkpoint(str(lonely), None, []).config
     assert (config.variant, config.size, config.area_factor) == ("drnet", 320, 5.5)
+    # its box is the network's at once: there is no refinement to leave out
+    assert [one.kind for one in contestants([str(lonely)], ("classifier", "refinement"), None, [])] == ["checkpoint", "refinement"]
     demo = of_checkpoint(str(models.DEMO_TEACHER), None, []).config
     assert demo.size == configs.load("demo_teacher").pairs.test.size == 144
 
