@@ -10,6 +10,7 @@ See cache/layout.py for what lies where.
 
 from __future__ import annotations
 
+from cache.checks import UnfitNumber
 from cache.identity import diff, require
 from cache.layout import LAYOUT, PairSetSpec
 from cache.locate import find, open_below
@@ -17,4 +18,4 @@ from cache.store import Cache
 from cache.unit import Unit
 from configs.arrays import Array, TargetSpec
 
-__all__ = ["LAYOUT", "Array", "Cache", "PairSetSpec", "TargetSpec", "Unit", "diff", "find", "open_below", "require"]
+__all__ = ["LAYOUT", "Array", "Cache", "PairSetSpec", "TargetSpec", "UnfitNumber", "Unit", "diff", "find", "open_below", "require"]

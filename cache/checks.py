@@ -11,11 +11,19 @@ from configs.arrays import Array
 from configs.errors import RunError
 
 
+class UnfitNumber(RunError):
+    """A number that is not finite or does not fit the stored type; `fact` says which, without a remedy."""
+
+    def __init__(self, fact: str) -> None:
+        super().__init__(f"{fact}; mend the source of this pair")
+        self.fact = fact
+
+
 def checked_arrays(unit: str, arrays: Sequence[Array], given: Mapping[str, Any], start: int, rows: int) -> dict[str, np.ndarray]:
     """The given arrays cast to their stored dtypes.
 
     `given` maps every array's name to (rows, *shape); `start` is the pair that row 0 is. RunError that names array
-    and pair for wrong names, shapes, dtypes and for numbers that are not finite or do not fit the stored type.
+    and pair for wrong names, shapes, dtypes, and (`UnfitNumber`) for numbers that are not finite or do not fit the stored type.
     """
     wanted = {array.name for array in arrays}
     if wanted != set(given):
@@ -36,10 +44,7 @@ def _checked(path: str, array: Array, value: np.ndarray, start: int, rows: int) 
     if not good.all():
         at = np.unravel_index(int(np.argmin(good)), good.shape)
         kind = f"finite numbers within {dtype} (+-{np.finfo(dtype).max:g})" if dtype.kind == "f" else f"numbers within {dtype}"
-        raise RunError(
-            f"{path}, pair {start + int(at[0])}: expected {kind}, found {value[at]} at {tuple(int(i) for i in at[1:])};"
-            " mend the source of this pair, or store the array in a wider type"
-        )
+        raise UnfitNumber(f"{path}, pair {start + int(at[0])}: expected {kind}, found {value[at]} at {tuple(int(i) for i in at[1:])}")
     return np.ascontiguousarray(stored)
 
 

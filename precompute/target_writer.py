@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache import Cache, Unit
+from cache import Cache, UnfitNumber, Unit
 from cache.unit import PartStream
+from configs.errors import RunError
 from configs.progress import ProgressBar
 from configs.schema import PairsConfig
 from kdlosses import LiveTeacher
@@ -193,7 +194,13 @@ class TargetWriter:
             made = self.work.made | {"decoder": decoder_made(self.measured.decoder)}
             self._streams = {name: self._open.enter_context(unit.stream(piece.part.part, made)) for name, unit in lacking.items()}
         for name, stream in self._streams.items():
-            stream.append(values.pop(name))
+            try:
+                stream.append(values.pop(name))
+            except UnfitNumber as error:
+                raise RunError(
+                    f"{error.fact}; a trained teacher stays far within: look at its weights with `teachonce models show FILE`,"
+                    f" or cache others without {name} (TARGETS=...)"
+                ) from error
         if piece.last:
             self._publish(piece.part.part)
 
