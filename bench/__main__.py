@@ -19,13 +19,13 @@ of them. Ratios are taken within a turn; the median turn counts. `bench guard`: 
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from configs.cli import Parser, run
 from configs.process import settle
+from models.files import is_safetensors
 
 STEPS = ("student", "losses", "cached", "online", "public", "feed")
 PARTS = (*STEPS, "precompute", "reading", "objectives", "growth")
@@ -37,10 +37,18 @@ SWITCH = {"on": "true", "off": "false"}
 
 def main(arguments: Sequence[str], prog: str = "python -m bench") -> int:
     """Measures and prints the tables; `python -m bench staleness | guard ...`: see `bench.staleness`, `bench.guard`."""
-    if arguments and arguments[0] in ("staleness", "guard"):
-        if arguments[0] == "staleness":
-            settle()
-        return int(importlib.import_module(f"bench.{arguments[0]}").main(arguments[1:], f"{prog} {arguments[0]}"))
+    if arguments and arguments[0] == "staleness":
+        chosen = staleness_parser(f"{prog} staleness").parse_args(arguments[1:])
+        is_safetensors(chosen.weights)
+        settle()
+        from bench import staleness  # brings torch
+
+        staleness.report(chosen)
+        return 0
+    if arguments and arguments[0] == "guard":
+        from bench import guard
+
+        return guard.main(arguments[1:], f"{prog} guard")
     options = parser(prog).parse_args(arguments)
     options.only = options.only or [part for part in USUAL if part != "public" or options.setting in PUBLIC]
     options.channels_last, options.compile = (SWITCH.get(value) for value in (options.channels_last, options.compile))
@@ -81,6 +89,16 @@ def parser(prog: str) -> Parser:
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--trace", type=Path, help="file for a trace of a few steps of each kind (chrome://tracing, Perfetto)")
     parser.add_overrides("fields of the configuration, for example train.batch=16")
+    return parser
+
+
+def staleness_parser(prog: str) -> Parser:
+    """The options of `bench.staleness.report`."""
+    parser = Parser(prog=prog, description="How wrong cached targets would be for fresh images: a Markdown table.")
+    parser.add_argument("cache", type=Path, help="a complete cache, as `make cache` names it")
+    parser.add_argument("weights", type=Path, help="the teacher's weights")
+    parser.add_argument("--teacher", help="its group in the cache (default: the only one)")
+    parser.add_argument("--pairs", type=int, default=256, help="pairs (default: 256)")
     return parser
 
 

@@ -6,16 +6,15 @@ pairs is compared with its answer. The row `replay` is the floor: the recorded p
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import models
 from cache import Cache
-from configs.cli import Parser, run
+from configs.errors import RequestError, nearest
 from configs.schema import PairsConfig
 from kdlosses import TARGETS, LiveTeacher
 from train.check import relative_error
@@ -84,17 +83,18 @@ def _errors(replay: Feed, fresh: Feed, teacher: LiveTeacher, names: Sequence[str
     return errors
 
 
-def main(arguments: Sequence[str], prog: str = "python -m bench staleness") -> int:
-    """The command line."""
-    parser = Parser(prog=prog, description=__doc__)
-    parser.add_argument("cache", type=Path, help="a complete cache, as `make cache` names it")
-    parser.add_argument("weights", type=Path, help="the teacher's weights")
-    parser.add_argument("--teacher", help="its group in the cache (default: the only one)")
-    parser.add_argument("--pairs", type=int, default=256, help="pairs (default: 256)")
-    options = parser.parse_args(arguments)
+def report(options: argparse.Namespace) -> None:
+    """Prints the table. options: of the command line. RequestError: no such cache, teacher or number of pairs."""
     cache = Cache.open(options.cache)
-    group = options.teacher or next(iter(cache.teachers()))
-    tracker = models.build(cache.teachers()[group]["architecture"])
+    teachers = cache.teachers()
+    group = options.teacher or next(iter(teachers), "")
+    if group not in teachers:
+        known = ", ".join(teachers) or "none"
+        near = nearest(group, teachers)
+        raise RequestError(f"--teacher: expected a teacher of {options.cache} ({known}), found '{group}'{near}; name one")
+    if options.pairs < 1:
+        raise RequestError(f"--pairs: expected 1 or more, found {options.pairs}; raise it")
+    tracker = models.build(teachers[group]["architecture"])
     models.load_weights(tracker, options.weights)
     names = [name for name, target in TARGETS.items() if (group, name) in cache.targets() and not target.projected]
     errors = staleness(cache, group, LiveTeacher(models.TeacherNetwork(tracker)), names, min(options.pairs, cache.count))
@@ -102,8 +102,3 @@ def main(arguments: Sequence[str], prog: str = "python -m bench staleness") -> i
     print("| fresh | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     for name, found in errors.items():
         print(f"| {name} | " + " | ".join(f"{found[column]:.2g}" for column in columns) + " |")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))

@@ -132,7 +132,7 @@ def row_of(path: Path, name: str) -> list[str]:
     """One line of `python -m cache ls`: name, pairs, parts, size, targets with their parts."""
     try:
         cache = Cache.open(path)
-        done = {path: f"{cache.parts - len(unit.missing())}/{cache.parts}" for path, unit in cache.units().items()}
+        done = {path: f"{len(unit.entries())}/{cache.parts}" for path, unit in cache.units().items()}
         pairs, targets = done.pop("pairs"), [f"{path.removeprefix('targets/')} {parts}" for path, parts in done.items()]
         return [name, f"{cache.count:,}", pairs, size_text(cache.backend.size()), ", ".join(targets) or "-"]
     except TeachOnceError as error:

@@ -40,8 +40,9 @@ def _architecture(value: str) -> str:
     return value
 
 
-def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", value):
+def device_name(value: str) -> str:
+    """The value. ValueError where no device has such a name."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", value):
         raise ValueError(f"expected auto, cpu, cuda or cuda:n, found {value!r:.60}; correct it")
     return value
 
@@ -50,7 +51,7 @@ Text = Annotated[str, AfterValidator(_text)]
 Name = Annotated[str, AfterValidator(_name)]
 """Becomes a folder below another, and never one beside it."""
 ArchitectureName = Annotated[str, AfterValidator(_architecture)]
-Device = Annotated[str, AfterValidator(_device)]
+Device = Annotated[str, AfterValidator(device_name)]
 
 
 class Section(BaseModel):

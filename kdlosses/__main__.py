@@ -34,14 +34,15 @@ def main(arguments: Sequence[str], prog: str = "python -m kdlosses") -> None:
 
 def markdown(settings: Sequence[Config]) -> list[str]:
     """The lines of a Markdown table: one target a line, one column of bytes a pair for each setting. RequestError without a teacher."""
+    taught = [(config, config.teacher) for config in settings if config.teacher is not None]
+    if without := [config.setting for config in settings if config.teacher is None]:
+        raise RequestError(f"--setting: expected settings with a teacher, found {', '.join(without)} without; choose others")
     from kdlosses import TARGETS, sizes_of, target_spec  # brings torch
 
     heads, columns = ["target", "what it is", "needed by"], []
-    for config in settings:
-        if config.teacher is None:
-            raise RequestError(f"--setting: expected a setting with a teacher, found {config.setting} without; choose another")
-        heads.append(f"bytes a pair, {config.teacher.architecture} (`{config.setting}`)")
-        sizes = sizes_of(config, config.teacher)
+    for config, teacher in taught:
+        heads.append(f"bytes a pair, {teacher.architecture} (`{config.setting}`)")
+        sizes = sizes_of(config, teacher)
         columns.append([target_spec(name, sizes) for name in TARGETS])
     lines = [heads, ["---", "---", "---", *("---:" for _ in columns)], *map(_line, zip(*columns, strict=True))]
     return [f"| {' | '.join(line)} |" for line in lines]

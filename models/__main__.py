@@ -13,6 +13,7 @@ from configs.cli import Parser, run
 from configs.errors import RequestError, printable
 from configs.process import settle
 from configs.schema import ImageConfig, PairsConfig, SearchImageConfig
+from models.files import is_safetensors
 
 INPUT = "safetensors, or a PyTorch or PyTracking checkpoint"
 
@@ -72,6 +73,7 @@ def parser(prog: str) -> Parser:
 def main(arguments: Sequence[str], prog: str = "python -m models") -> None:
     """The command line; see `python -m models --help`."""
     options = parser(prog).parse_args(list(arguments))
+    is_safetensors(Path(options.file if options.command == "show" else options.input))
     settle(say=lambda line: None, leave_busy=False)
     import torch
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from configs.errors import RequestError, TeachOnceError, printable
 from configs.files import sha256_file, write_atomic
+from models.files import is_safetensors
 from models.safe_pickle import Contents, LazyTensor, computable, damaged, read_pickled, unknown_type
 from models.tracker import ARCHITECTURES, PARTS, Tracker, blueprint
 
@@ -46,19 +47,6 @@ def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if cut:
         metadata["prefix"] = wrapper_of(state)
     return {name[cut:]: tensor for name, tensor in state.items()}, metadata
-
-
-def is_safetensors(path: Path) -> bool:
-    """True for safetensors, False for a PyTorch file, by the first bytes. RequestError for a missing or different file."""
-    if not path.is_file():
-        raise RequestError(f"expected a checkpoint file, found {'a folder' if path.is_dir() else 'nothing'} at {path}; correct the path")
-    with open(path, "rb") as stream:
-        head = stream.read(16)
-    # Safetensors first: the length that it begins with may look like the first byte of a pickle.
-    packed = head[8:9] == b"{"
-    if not packed and head[:4] != b"PK\x03\x04" and head[:1] != b"\x80":
-        raise RequestError(f"expected a safetensors or PyTorch checkpoint, found {path}, which is neither; give another file")
-    return packed
 
 
 def wrapper_of(names: Collection[str]) -> str:
@@ -265,6 +253,5 @@ def _ordered(content: bytes) -> bytes:
 
 def weights_digest(path: str | Path) -> str:
     """SHA-256 (hex) of the file: what a cache's identity names a teacher by."""
-    if not Path(path).is_file():
-        raise RequestError(f"expected a checkpoint file, found nothing at {path}; correct the path")
+    is_safetensors(Path(path))
     return sha256_file(Path(path))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from configs.errors import printable
-from models.checkpoint import is_safetensors, misfits, read_state, state_dicts, with_our_names, wrapper_of
+from models.checkpoint import misfits, read_state, state_dicts, with_our_names, wrapper_of
+from models.files import is_safetensors
 from models.safe_pickle import Foreign, LazyTensor, read_pickled
 from models.tracker import ARCHITECTURES, PARTS, blueprint
 

@@ -7,6 +7,7 @@ import os
 import torch
 
 from configs.errors import RequestError
+from configs.section import device_name
 
 
 def pick_device(name: str, field: str = "train.device") -> torch.device:
@@ -17,11 +18,9 @@ def pick_device(name: str, field: str = "train.device") -> torch.device:
     if name in ("auto", "cuda") and torch.cuda.is_available():
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
-        device = torch.device("cpu" if name == "auto" else name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise RequestError(f"{field}: expected auto, cpu, cuda or cuda:n, found '{name}'; correct it")
+        device = torch.device("cpu" if device_name(name) == "auto" else name)
+    except ValueError as error:
+        raise RequestError(f"{field}: {error}") from error
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise RequestError(f"{field}: expected a CUDA device for '{name}', found {torch.cuda.device_count()}; use auto or cpu")
     return device

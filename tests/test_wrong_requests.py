@@ -149,10 +149,20 @@ SOON = {
     "train run --setting atom_cfk": 1,
     "train run --setting gt train.epoch=1": 1,
     "train study gt tss": 1,
+    "train study gt --epochs 0": 1,
+    "train run --setting gt dataset=dmeo": 1,
+    "train run --setting gt student.weights=none.pth": 1,
+    "precompute cache --dataset demo --teacher none.pth": 1,
+    "precompute cache --dataset demo --device gpu": 1,
     "models --help": 1,
+    "models show none.pth": 1,
+    "models convert none.pth x.safetensors": 1,
     "losses --help": 1,
     "losses --setting gtt": 1,
+    "losses --setting gt": 1,
     "bench --help": 1,
+    "bench staleness --help": 1,
+    "bench staleness none none.pth": 1,
 }
 """Command -> seconds of processor time that it may take on a quiet machine."""
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import configs
 from configs import RequestError
+from configs.budget import at_budget
 from configs.cli import Parser, run
 from configs.process import settle
+from models.files import is_safetensors
 
 
 def main(arguments: Sequence[str], prog: str = "python -m train") -> int:
@@ -30,18 +32,26 @@ def main(arguments: Sequence[str], prog: str = "python -m train") -> int:
         _alone("study")
         seeds = parse_seeds(options.seeds)
         for setting in options.settings:
-            configs.load(setting, options.overrides)
+            at_budget(configs.load(setting, options.overrides), options.epochs, options.batches)
         settle()
         from train.reports.study import study  # brings torch: only once the request is understood
 
         print(f"report: {study(options.settings, seeds, options.out, options.overrides, options.epochs, options.batches)}")
     else:
         config = configs.load(options.setting, options.overrides)
+        _require_files(config)
         settle()
         import train.run  # brings torch
 
         train.run.run(config)
     return 0
+
+
+def _require_files(config: configs.Config) -> None:
+    """RequestError for weights to start from that are not there: before torch is imported."""
+    for student in filter(None, (config.student, config.second_student)):
+        if student.weights not in (None, "imagenet"):
+            is_safetensors(Path(student.weights))
 
 
 def _alone(command: str) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -206,19 +206,20 @@ def _new_file(path: Path) -> Iterator[_Stream]:
     make_folders(path.parent)
     for remains in remains_of(path):
         remains.unlink(missing_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    # made as every new file is, so that the umask says who may read it
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with _Stream(handle, "r+b") as stream:
             yield stream
             stream.check()
-            os.fchmod(handle, 0o644)
             os.fsync(handle)
-        Path(temporary).rename(path)
+        temporary.rename(path)
         fsync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         raise RunError(f"{path}: expected to write this copy, found {error}; free some space and export it again") from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _text(file: h5py.Group, name: str, content: Mapping[str, Any]) -> None:
