@@ -1,17 +1,21 @@
 # TeachOnce: run the tracking teacher once, train every student from its cache.
 # Type `make` for the list of commands.
 
-SHELL := /bin/bash
-.SHELLFLAGS := -eu -o pipefail -c
+# Values of variables are data, from the command line and from the environment alike: taken as they are written, never expanded by make, and
+# handed on through the environment to recipes, which name them as "$$NAME". Word lists (ARGS, SETTINGS, SEEDS) are split at spaces.
+override INPUTS := PYTHON VENV CONSTRAINTS EXTRAS SETTING SETTINGS SEEDS CACHE_DIR RUN_DIR DEMO_ROOT DEMO_EVAL_ROOT GPUS COVERAGE ARGS DATASET PAIRS \
+  VAL_PAIRS SPLIT TEACHER TARGETS EPOCHS BATCHES CACHE HTML WORST BOX CHECKPOINT FILES JOBS VIDEO
+override GIVEN := $(sort $(INPUTS) $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
+$(foreach name,$(filter-out INPUTS GIVEN,$(GIVEN)),$(if $(findstring undefined,$(origin $(name))),,$(eval override $(name) := $$(value $(name)))))
+
+override SHELL := /bin/bash
+# -f: a word with a * or [ is a word
+override .SHELLFLAGS := -euf -o pipefail -c
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
-PY := $(BIN)/python
-TEACHONCE := $(BIN)/teachonce
 CONSTRAINTS ?= constraints.txt
-
 SETTING ?= atom_cfkd
 SETTINGS ?= gt ts ts_ah ts_ah_fid atom_cfkd
 SEEDS ?= 0 1 2
@@ -22,16 +26,22 @@ DEMO_EVAL_ROOT ?= data/demo-eval
 GPUS ?= 1
 COVERAGE ?= 1
 ARGS ?=
-export CACHE_DIR RUN_DIR DEMO_ROOT DEMO_EVAL_ROOT
-
-comma := ,
+override comma := ,
 # on Linux the feed is DALI's; elsewhere (no wheels) the PyTorch/OpenCV feed takes its place
+ifeq ($(origin EXTRAS),undefined)
 EXTRAS := $(if $(filter Linux,$(shell uname -s)),dev$(comma)dali,dev)
-ifeq ($(GPUS),1)
-LAUNCH := $(TEACHONCE)
-else
-LAUNCH := $(BIN)/torchrun --standalone --nproc-per-node $(GPUS) --no-python $(TEACHONCE)
 endif
+export $(INPUTS)
+
+# these two are names of files for make itself
+override hash := \#
+$(foreach name,VENV CONSTRAINTS,$(foreach sign,; : % = | ( ) $$ $(hash) \,$(if $(findstring $(sign),$($(name))),$(error $(name): expected a path without $(sign)))))
+$(foreach name,VENV CONSTRAINTS,$(if $(word 2,$($(name))),$(error $(name): expected a path without spaces)))
+
+override BIN := "$$VENV"/bin
+override PY := $(BIN)/python
+override TEACHONCE := $(BIN)/teachonce
+override LAUNCH := $(if $(filter-out 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per-node "$$GPUS" --no-python $(TEACHONCE),$(TEACHONCE))
 
 .PHONY: help setup demo demo-eval demo-teacher cache train study eval track test lowest lint bench tensorboard verify view check clean
 
@@ -46,49 +56,49 @@ help: ## this list
 # The stamp is newer than what defines the environment, or the environment is brought up to date.
 setup: $(VENV)/.ready ## .venv with everything (the others depend on it)
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
-	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
-	  echo "error: setup: expected Python >= 3.11, found $$($(PYTHON) -V 2>&1); set PYTHON=python3.12" >&2; exit 2; fi
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
-	@touch $@
+	@if ! "$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	  echo "error: setup: expected Python >= 3.11, found $$("$$PYTHON" -V 2>&1); set PYTHON=python3.12" >&2; exit 2; fi
+	"$$PYTHON" -m venv "$$VENV"
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint "$$CONSTRAINTS" --editable ".[$$EXTRAS]"
+	@touch "$$VENV/.ready"
 
 demo: setup ## the main job on a generated data set, from nothing: frames, cache, students, report
-	$(TEACHONCE) precompute demo-data --out "$(DEMO_ROOT)"
-	$(TEACHONCE) precompute cache --dataset demo --setting demo $(ARGS)
-	$(TEACHONCE) train run --setting demo $(ARGS)
-	$(TEACHONCE) train report "$(RUN_DIR)"/demo/* --out reports/demo
+	$(TEACHONCE) precompute demo-data --out "$$DEMO_ROOT"
+	$(TEACHONCE) precompute cache --dataset demo --setting demo $$ARGS
+	$(TEACHONCE) train run --setting demo $$ARGS
+	set +f; $(TEACHONCE) train report "$$RUN_DIR"/demo/* --out reports/demo
 
 demo-eval: setup ## 32 generated sequences of 120 frames to evaluate trackers on (DATASET=demo_eval)
-	$(TEACHONCE) precompute demo-data --kind eval --out "$(DEMO_EVAL_ROOT)"
+	$(TEACHONCE) precompute demo-data --kind eval --out "$$DEMO_EVAL_ROOT"
 
 demo-teacher: setup ## trains the demo's teacher again, in two stages, and replaces models/demo_teacher (hours)
 	$(TEACHONCE) precompute demo-data --out data/demo-teacher --train 600 --val 24 --frames 32 --seed 1
 	DEMO_ROOT=data/demo-teacher $(TEACHONCE) precompute cache --dataset demo --setting demo_teacher
-	$(TEACHONCE) train run --setting demo_teacher $(ARGS)
+	$(TEACHONCE) train run --setting demo_teacher $$ARGS
 	$(TEACHONCE) precompute demo-data --out data/demo-teacher-fine --train 744 --val 24 --frames 16 --every 6 --seed 1
 	DEMO_ROOT=data/demo-teacher-fine $(TEACHONCE) precompute cache --dataset demo --setting demo_teacher_fine
-	$(TEACHONCE) train run --setting demo_teacher_fine student.weights="$(RUN_DIR)/demo_teacher/seed0/student.safetensors" $(ARGS)
-	$(TEACHONCE) models convert "$(RUN_DIR)/demo_teacher_fine/seed0/student.safetensors" models/demo_teacher/atom_resnet18medium.safetensors --dtype float16 --trim
+	$(TEACHONCE) train run --setting demo_teacher_fine student.weights="$$RUN_DIR/demo_teacher/seed0/student.safetensors" $$ARGS
+	$(TEACHONCE) models convert "$$RUN_DIR/demo_teacher_fine/seed0/student.safetensors" models/demo_teacher/atom_resnet18medium.safetensors --dtype float16 --trim
 
 cache: setup ## DATASET=got10k [SETTING=atom_cfkd] [PAIRS=n] [VAL_PAIRS=n] [SPLIT=train|val] [TEACHER=weights] [TARGETS=all] [GPUS=n]
-	$(LAUNCH) precompute cache --dataset "$(or $(DATASET),$(error cache: expected DATASET=name, see configs/datasets.yaml; e.g. make cache DATASET=got10k))" --setting "$(SETTING)" \
-	  $(if $(PAIRS),--pairs "$(PAIRS)") $(if $(VAL_PAIRS),--val-pairs "$(VAL_PAIRS)") $(if $(SPLIT),--split "$(SPLIT)") \
-	  $(if $(TEACHER),--teacher "$(TEACHER)") $(if $(TARGETS),--targets "$(TARGETS)") $(ARGS)
+	$(LAUNCH) precompute cache --dataset "$$DATASET"$(if $(DATASET),,$(error cache: expected DATASET=name, see configs/datasets.yaml; e.g. make cache DATASET=got10k)) --setting "$$SETTING" \
+	  $(if $(PAIRS),--pairs "$$PAIRS") $(if $(VAL_PAIRS),--val-pairs "$$VAL_PAIRS") $(if $(SPLIT),--split "$$SPLIT") \
+	  $(if $(TEACHER),--teacher "$$TEACHER") $(if $(TARGETS),--targets "$$TARGETS") $$ARGS
 
 train: setup ## SETTING=atom_cfkd [DATASET=got10k] [ARGS="train.epochs=2 ..."] [GPUS=n]
-	$(LAUNCH) train run --setting "$(SETTING)" $(if $(DATASET),dataset="$(DATASET)") $(ARGS)
+	$(LAUNCH) train run --setting "$$SETTING" $(if $(DATASET),dataset="$$DATASET") $$ARGS
 
 study: setup ## SETTINGS="gt ts atom_cfkd" [SEEDS="0 1 2"] [EPOCHS=n] [BATCHES=n] [ARGS="like=demo"]: equal budgets, one cache, one report
-	$(TEACHONCE) train study $(SETTINGS) --seeds $(SEEDS) $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(BATCHES),--batches "$(BATCHES)") \
-	  --out reports/study $(if $(DATASET),dataset="$(DATASET)") $(ARGS)
+	$(TEACHONCE) train study $$SETTINGS --seeds $$SEEDS $(if $(EPOCHS),--epochs "$$EPOCHS") $(if $(BATCHES),--batches "$$BATCHES") \
+	  --out reports/study $(if $(DATASET),dataset="$$DATASET") $$ARGS
 
 eval: setup ## CHECKPOINT="student.safetensors teacher=t.pth" DATASET=got10k|otb|lasot|uav123|trackingnet|demo|FOLDER [JOBS=n] [FILES=1]
-	$(TEACHONCE) tracking eval --dataset "$(or $(DATASET),$(error eval: expected DATASET=name of a data set, folder or video))" \
-	  $(foreach file,$(CHECKPOINT),--checkpoint "$(file)") $(if $(JOBS),--jobs "$(JOBS)") $(if $(FILES),--files) $(ARGS)
+	$(TEACHONCE) tracking eval --dataset "$$DATASET"$(if $(DATASET),,$(error eval: expected DATASET=name of a data set, folder or video)) \
+	  $(foreach file,$$CHECKPOINT,--checkpoint "$(file)") $(if $(JOBS),--jobs "$$JOBS") $(if $(FILES),--files) $$ARGS
 
 track: setup ## CHECKPOINT=student.safetensors VIDEO=clip.mp4 [BOX=x,y,w,h]: boxes and a video with them, of a video, a folder or a camera
-	$(TEACHONCE) tracking track --video "$(or $(VIDEO),$(error track: expected VIDEO=clip.mp4, a folder of images or the number of a camera))" \
-	  $(foreach file,$(CHECKPOINT),--checkpoint "$(file)") $(if $(BOX),"--box=$(BOX)") $(ARGS)
+	$(TEACHONCE) tracking track --video "$$VIDEO"$(if $(VIDEO),,$(error track: expected VIDEO=clip.mp4, a folder of images or the number of a camera)) \
+	  $(foreach file,$$CHECKPOINT,--checkpoint "$(file)") $(if $(BOX),"--box=$$BOX") $$ARGS
 
 # counting covered lines costs little where Python has sys.monitoring (3.12); `make test COVERAGE=` leaves it out
 test: setup ## the tests, and how many lines of each room they run
@@ -104,20 +114,20 @@ lint: setup ## ruff and mypy, tests included
 	$(BIN)/mypy
 
 bench: setup ## measured speed beside its baselines (no test: it only prints)
-	$(TEACHONCE) bench $(ARGS)
+	$(TEACHONCE) bench $$ARGS
 
 tensorboard: setup ## curves and pictures of all runs
-	$(BIN)/tensorboard --logdir "$(RUN_DIR)"
+	$(BIN)/tensorboard --logdir "$$RUN_DIR"
 
 verify: setup ## CACHE=path: every checksum of a cache
-	$(TEACHONCE) cache verify "$(or $(CACHE),$(error verify: expected CACHE=path of a cache; make train and make cache print it))"
+	$(TEACHONCE) cache verify "$$CACHE"$(if $(CACHE),,$(error verify: expected CACHE=path of a cache; make train and make cache print it))
 
 view: setup ## CACHE=path: pairs as a picture; HTML=page.html: one page with the teacher's numbers and maps [WORST=n]
-	$(TEACHONCE) cache view "$(or $(CACHE),$(error view: expected CACHE=path of a cache))" $(if $(HTML),--html "$(HTML)") $(if $(WORST),--worst "$(WORST)") $(ARGS)
+	$(TEACHONCE) cache view "$$CACHE"$(if $(CACHE),,$(error view: expected CACHE=path of a cache)) $(if $(HTML),--html "$$HTML") $(if $(WORST),--worst "$$WORST") $$ARGS
 
 check: setup ## DATASET=got10k: sequences, frames and every fault of a data set, before any work
-	$(TEACHONCE) precompute check "$(or $(DATASET),$(error check: expected DATASET=name, see configs/datasets.yaml))" $(ARGS)
+	$(TEACHONCE) precompute check "$$DATASET"$(if $(DATASET),,$(error check: expected DATASET=name, see configs/datasets.yaml)) $$ARGS
 
 clean: ## removes what tools leave behind; caches, runs and data stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	set +f; rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*
+	find . -name __pycache__ -type d -not -path "./$$VENV/*" -prune -exec rm -rf {} +

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -179,17 +178,3 @@ def test_a_request_is_answered_before_anything_heavy_is_imported(words, tmp_path
     # twice: another test may be running beside this one
     assert float(seconds) < 2 * SOON[words] and float(megabytes) < 150
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
-def test_make_hands_on_paths_with_spaces():
-    for target, names, wanted in (
-        ("verify", ["CACHE"], 'cache verify "a b"'),
-        ("view", ["CACHE"], 'cache view "a b"'),
-        ("tensorboard", ["RUN_DIR"], '--logdir "a b"'),
-        ("demo", ["DEMO_ROOT"], '--out "a b"'),
-        ("cache", ["DATASET", "SETTING"], '--dataset "a b" --setting "a b"'),
-        ("train", ["DATASET", "SETTING"], 'train run --setting "a b" dataset="a b"'),
-    ):
-        words = ["make", "-n", target, *(f"{name}=a b" for name in names)]
-        assert wanted in subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,137 @@
+"""Values of the Makefile's variables are data: they reach a command as they were typed and run nothing, wherever they come from."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "Makefile").read_text()
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+
+STUB = """#!/bin/sh
+{ printf '%s\\037' "$@"; echo; } >> "$SEEN"
+"""
+"""Writes its words down, a command a line."""
+WORDS = ("ARGS", "SETTINGS", "SEEDS")
+"""Lists, split at spaces."""
+USES = {
+    "demo": ("DEMO_ROOT", "ARGS"),
+    "demo-eval": ("DEMO_EVAL_ROOT",),
+    "demo-teacher": ("ARGS", "RUN_DIR"),
+    "cache": ("DATASET", "SETTING", "PAIRS", "VAL_PAIRS", "SPLIT", "TEACHER", "TARGETS", "ARGS"),
+    "train": ("SETTING", "DATASET", "ARGS"),
+    "study": ("SETTINGS", "SEEDS", "EPOCHS", "BATCHES", "DATASET", "ARGS"),
+    "bench": ("ARGS",),
+    "tensorboard": ("RUN_DIR",),
+    "verify": ("CACHE",),
+    "view": ("CACHE", "HTML", "WORST", "ARGS"),
+    "check": ("DATASET", "ARGS"),
+}
+"""Target -> the variables that reach its commands."""
+NEEDED = {"cache": {"DATASET": "d"}, "check": {"DATASET": "d"}, "verify": {"CACHE": "c"}, "view": {"CACHE": "c"}}
+ATTACK = "a b; touch F1 $(shell touch F2) `touch F3` \"'$$(touch F4) $(touch F5) * \\ | touch F6 & touch F7 #"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """The Makefile beside an environment whose commands write down what they are given."""
+    folder = tmp_path_factory.mktemp("make")
+    shutil.copy(ROOT / "Makefile", folder)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (folder / name).touch()
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for name in ("teachonce", "torchrun", "tensorboard"):
+        (folder / ".venv" / "bin" / name).write_text(STUB)
+        (folder / ".venv" / "bin" / name).chmod(0o755)
+    (folder / ".venv" / ".ready").touch()
+    return folder
+
+
+def _make(folder: Path, target: str, values: dict[str, str], by: str) -> list[list[str]]:
+    """The words of every command that a target runs with these values, given on the command line or by the environment."""
+    seen = folder / "seen"
+    seen.unlink(missing_ok=True)
+    environment = {name: value for name, value in os.environ.items() if name not in names()} | {"SEEN": str(seen)}
+    words = [f"{name}={value}" for name, value in values.items()] if by == "command line" else []
+    done = subprocess.run(
+        ["make", target, *words],
+        cwd=folder,
+        env=environment | (values if by == "environment" else {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return [line.split("\037")[:-1] for line in seen.read_text().split("\n")[:-1]]
+
+
+def names() -> set[str]:
+    """The variables that the Makefile takes."""
+    return set(re.search(r"^override INPUTS := ((?:.*\\\n)*.*)", TEXT, re.MULTILINE)[1].replace("\\\n", " ").split())  # type: ignore[index]
+
+
+@pytest.mark.parametrize("by", ["command line", "environment"])
+@pytest.mark.parametrize("target", USES)
+def test_a_value_reaches_its_command_as_it_was_typed_and_runs_nothing(workplace, target, by):
+    values = NEEDED.get(target, {}) | dict.fromkeys(USES[target], ATTACK)
+    before = set(workplace.rglob("*"))
+    commands = _make(workplace, target, values, by)
+    words = [word for command in commands for word in command]
+    for name in USES[target]:
+        if name in WORDS:
+            assert " ".join(ATTACK.split()) in " ".join(words), name
+        else:
+            assert any(ATTACK in word for word in words), name
+    assert set(workplace.rglob("*")) - before <= {workplace / "seen"}
+
+
+@pytest.mark.parametrize("by", ["command line", "environment"])
+def test_no_other_value_runs_anything_either(workplace, by):
+    before = set(workplace.rglob("*"))
+    others = {*names(), "BIN", "PY", "LAUNCH", "TEACHONCE", "GIVEN", "UNKNOWN", "comma", "hash"} - {"VENV", "CONSTRAINTS", "CACHE"}
+    values = {"CACHE": "c"} | dict.fromkeys(others, ATTACK)
+    assert _make(workplace, "verify", values, by) == [["cache", "verify", "c"]]
+    for name in ("VENV", "CONSTRAINTS"):
+        for value in (ATTACK, "$(shell touch F)", "x: ; touch F #"):
+            environment = os.environ | {"SEEN": str(workplace / "seen")} | ({name: value} if by == "environment" else {})
+            words = ["make", "verify", "CACHE=c", *([f"{name}={value}"] if by == "command line" else [])]
+            done = subprocess.run(words, cwd=workplace, env=environment, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 2 and f"{name}: expected a path without" in done.stderr, (name, value, done.stderr)
+    assert set(workplace.rglob("*")) - before <= {workplace / "seen"}
+
+
+def test_several_processes_are_started_by_torchrun(workplace):
+    (command,) = _make(
+        workplace, "train", {"GPUS": "2; touch F", "ARGS": "train.freeze=[backbone,head] losses.tracking={weight:\t1}"}, "command line"
+    )
+    assert command[:4] == ["--standalone", "--nproc-per-node", "2; touch F", "--no-python"]
+    assert command[-3:] == ["train.freeze=[backbone,head]", "losses.tracking={weight:", "1}"]
+
+
+def test_what_is_missing_is_said_before_anything_runs(workplace):
+    for target, name in (("cache", "DATASET"), ("check", "DATASET"), ("verify", "CACHE"), ("view", "CACHE")):
+        done = subprocess.run(["make", target], cwd=workplace, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and f"{target}: expected {name}=" in done.stderr
+
+
+def test_recipes_name_variables_by_the_shell_and_all_of_them_are_inputs():
+    recipes = "\n".join(line for line in TEXT.splitlines() if line.startswith("\t"))
+    conditions = re.sub(r"\$\(if \$\(\w+\),", "", recipes)
+    expanded = set(re.findall(r"\$\((\w+)\)", conditions))
+    assert expanded <= {"BIN", "PY", "TEACHONCE", "LAUNCH", "MAKE", "MAKEFILE_LIST", "VENV"}
+    assert set(re.findall(r"\$\$([A-Z_]+)", recipes)) | set(re.findall(r"\$\(if \$\((\w+)\),", recipes)) <= names()
+    assert {name for used in USES.values() for name in used} | {
+        "PYTHON",
+        "VENV",
+        "CONSTRAINTS",
+        "EXTRAS",
+        "CACHE_DIR",
+        "GPUS",
+        "COVERAGE",
+    } >= names()
