@@ -2,7 +2,7 @@
 # Type `make` for the list of commands.
 
 # Values of variables are data, from the command line and from the environment alike: taken as they are written, never expanded by make, and
-# handed on through the environment to recipes, which name them as "$$NAME". Word lists (ARGS, SETTINGS, SEEDS) are split at spaces.
+# handed on through the environment to recipes, which name them as "$$NAME". Word lists (ARGS, SETTINGS, SEEDS, CHECKPOINT) are split at spaces.
 override INPUTS := PYTHON VENV CONSTRAINTS EXTRAS SETTING SETTINGS SEEDS CACHE_DIR RUN_DIR DEMO_ROOT DEMO_EVAL_ROOT GPUS COVERAGE ARGS DATASET PAIRS \
   VAL_PAIRS SPLIT TEACHER TARGETS EPOCHS BATCHES CACHE HTML WORST BOX CHECKPOINT FILES JOBS VIDEO
 override GIVEN := $(sort $(INPUTS) $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
@@ -94,11 +94,11 @@ study: setup ## SETTINGS="gt ts atom_cfkd" [SEEDS="0 1 2"] [EPOCHS=n] [BATCHES=n
 
 eval: setup ## CHECKPOINT="student.safetensors teacher=t.pth" DATASET=got10k|otb|lasot|uav123|trackingnet|demo|FOLDER [JOBS=n] [FILES=1]
 	$(TEACHONCE) tracking eval --dataset "$$DATASET"$(if $(DATASET),,$(error eval: expected DATASET=name of a data set, folder or video)) \
-	  $(foreach file,$$CHECKPOINT,--checkpoint "$(file)") $(if $(JOBS),--jobs "$$JOBS") $(if $(FILES),--files) $$ARGS
+	  $(if $(CHECKPOINT),$$(printf -- '--checkpoint %s ' $$CHECKPOINT)) $(if $(JOBS),--jobs "$$JOBS") $(if $(FILES),--files) $$ARGS
 
 track: setup ## CHECKPOINT=student.safetensors VIDEO=clip.mp4 [BOX=x,y,w,h]: boxes and a video with them, of a video, a folder or a camera
 	$(TEACHONCE) tracking track --video "$$VIDEO"$(if $(VIDEO),,$(error track: expected VIDEO=clip.mp4, a folder of images or the number of a camera)) \
-	  $(foreach file,$$CHECKPOINT,--checkpoint "$(file)") $(if $(BOX),"--box=$$BOX") $$ARGS
+	  $(if $(CHECKPOINT),$$(printf -- '--checkpoint %s ' $$CHECKPOINT)) $(if $(BOX),"--box=$$BOX") $$ARGS
 
 # counting covered lines costs little where Python has sys.monitoring (3.12); `make test COVERAGE=` leaves it out
 test: setup ## the tests, and how many lines of each room they run

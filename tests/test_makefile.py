@@ -18,8 +18,8 @@ STUB = """#!/bin/sh
 { printf '%s\\037' "$@"; echo; } >> "$SEEN"
 """
 """Writes its words down, a command a line."""
-WORDS = ("ARGS", "SETTINGS", "SEEDS")
-"""Lists, split at spaces."""
+WORDS = {"ARGS": " ", "SETTINGS": " ", "SEEDS": " ", "CHECKPOINT": " --checkpoint "}
+"""Lists, split at spaces -> what stands between two of their words."""
 USES = {
     "demo": ("DEMO_ROOT", "ARGS"),
     "demo-eval": ("DEMO_EVAL_ROOT",),
@@ -27,6 +27,8 @@ USES = {
     "cache": ("DATASET", "SETTING", "PAIRS", "VAL_PAIRS", "SPLIT", "TEACHER", "TARGETS", "ARGS"),
     "train": ("SETTING", "DATASET", "ARGS"),
     "study": ("SETTINGS", "SEEDS", "EPOCHS", "BATCHES", "DATASET", "ARGS"),
+    "eval": ("DATASET", "CHECKPOINT", "JOBS", "ARGS"),
+    "track": ("VIDEO", "CHECKPOINT", "BOX", "ARGS"),
     "bench": ("ARGS",),
     "tensorboard": ("RUN_DIR",),
     "verify": ("CACHE",),
@@ -34,7 +36,11 @@ USES = {
     "check": ("DATASET", "ARGS"),
 }
 """Target -> the variables that reach its commands."""
-NEEDED = {"cache": {"DATASET": "d"}, "check": {"DATASET": "d"}, "verify": {"CACHE": "c"}, "view": {"CACHE": "c"}}
+NEEDED = {
+    **{target: {"DATASET": "d"} for target in ("cache", "check", "eval")},
+    **{target: {"CACHE": "c"} for target in ("verify", "view")},
+    "track": {"VIDEO": "v"},
+}
 ATTACK = "a b; touch F1 $(shell touch F2) `touch F3` \"'$$(touch F4) $(touch F5) * \\ | touch F6 & touch F7 #"
 
 
@@ -85,7 +91,7 @@ def test_a_value_reaches_its_command_as_it_was_typed_and_runs_nothing(workplace,
     words = [word for command in commands for word in command]
     for name in USES[target]:
         if name in WORDS:
-            assert " ".join(ATTACK.split()) in " ".join(words), name
+            assert WORDS[name].join(ATTACK.split()) in " ".join(words), name
         else:
             assert any(ATTACK in word for word in words), name
     assert set(workplace.rglob("*")) - before <= {workplace / "seen"}
@@ -115,7 +121,7 @@ def test_several_processes_are_started_by_torchrun(workplace):
 
 
 def test_what_is_missing_is_said_before_anything_runs(workplace):
-    for target, name in (("cache", "DATASET"), ("check", "DATASET"), ("verify", "CACHE"), ("view", "CACHE")):
+    for target, name in (("cache", "DATASET"), ("check", "DATASET"), ("verify", "CACHE"), ("view", "CACHE"), ("track", "VIDEO")):
         done = subprocess.run(["make", target], cwd=workplace, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and f"{target}: expected {name}=" in done.stderr
 
@@ -126,12 +132,5 @@ def test_recipes_name_variables_by_the_shell_and_all_of_them_are_inputs():
     expanded = set(re.findall(r"\$\((\w+)\)", conditions))
     assert expanded <= {"BIN", "PY", "TEACHONCE", "LAUNCH", "MAKE", "MAKEFILE_LIST", "VENV"}
     assert set(re.findall(r"\$\$([A-Z_]+)", recipes)) | set(re.findall(r"\$\(if \$\((\w+)\),", recipes)) <= names()
-    assert {name for used in USES.values() for name in used} | {
-        "PYTHON",
-        "VENV",
-        "CONSTRAINTS",
-        "EXTRAS",
-        "CACHE_DIR",
-        "GPUS",
-        "COVERAGE",
-    } >= names()
+    of_setup = {"PYTHON", "VENV", "CONSTRAINTS", "EXTRAS", "CACHE_DIR", "GPUS", "COVERAGE", "FILES"}
+    assert {name for used in USES.values() for name in used} | of_setup >= names()
