@@ -30,6 +30,7 @@ def _own(override: str) -> str:
 
 def _eval(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Evaluates trackers on a data set; 1 where a sequence failed."""
+    import models
     from tracking.contestants import BASELINES, contestants
     from tracking.evaluate import evaluate
     from tracking.formats import write_files
@@ -45,7 +46,8 @@ def _eval(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     jobs = options.jobs or processors()
     answers, problems = evaluate(trackers, videos, options.out, jobs, options.device)
     folder = options.out / videos.name
-    print(report(answers, videos, problems, folder, f"{jobs} processes of one thread on {options.device}"))
+    where = "one process of one thread" if jobs == 1 else f"{jobs} processes of one thread"
+    print(report(answers, videos, problems, folder, f"{where}, on {models.pick_device(options.device)}"))
     print(*(f"failed: {problem}" for problem in problems), sep="\n", end="\n" if problems else "")
     if options.files:
         for name, of_one in answers.items():

@@ -60,7 +60,12 @@ def _row(one: Score) -> list[str]:
         value = one.numbers[column]
         cells.append(_ranged(value) if column in WITH_INTERVAL else f"{100 * value.value:.1f}")
     first = one.speed.first
-    return [*cells, f"{one.speed.median:.1f}", f"{one.speed.mean:.1f}", f"{1000 * first:.0f} ms" if np.isfinite(first) else "-"]
+    return [*cells, _rate(one.speed.median), _rate(one.speed.mean), f"{1000 * first:.0f} ms" if np.isfinite(first) else "-"]
+
+
+def _rate(frames: float) -> str:
+    """Frames a second; beyond any camera's only that it is so."""
+    return "-" if not np.isfinite(frames) else f"{frames:.1f}" if frames < 10_000 else "> 10,000"
 
 
 def _ranged(value: Interval, sign: str = "") -> str:
