@@ -5,7 +5,6 @@ Letters: B pairs, C channels, H W rows and columns of the map, k the odd side of
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from models import prroi_pool
+from models import format_of, prroi_pool
 from pairs.batch import Boxes
 from pairs.geometry import target_cells
 
@@ -26,7 +25,6 @@ def target_patch(ref: Tensor, boxes: Boxes, stride: int) -> Tensor:
     return prroi_pool(ref, boxes.ref_box[:, None], target_cells(boxes.test, stride), 1 / stride)[:, 0]
 
 
-@lru_cache
 def fft_size(least: int) -> int:
     """The smallest even number >= least without a prime factor above 5."""
     size = least + least % 2
@@ -64,7 +62,7 @@ class _Correlation(torch.autograd.Function):
                 spectra.append(spectrum)
                 filters.append(conjugate)
         ctx.save_for_backward(*spectra, *filters)
-        ctx.sizes = (height, width, k, size, chunk)
+        ctx.sizes, ctx.format = (height, width, k, size, chunk), format_of(test)
         return torch.cat(responses).roll((k // 2, k // 2), (1, 2))[:, :height, :width].contiguous()
 
     @staticmethod
@@ -74,15 +72,21 @@ class _Correlation(torch.autograd.Function):
         saved = ctx.saved_tensors
         spectra, filters = saved[: len(saved) // 2], saved[len(saved) // 2 :]
         padded = functional.pad(grad, (0, size[1] - width, 0, size[0] - height)).roll((-(k // 2), -(k // 2)), (1, 2))
-        of_test, of_patch = [], []
-        for wave, spectrum, conjugate in zip(torch.fft.rfft2(padded)[:, None].split(chunk), spectra, filters, strict=True):
-            if ctx.needs_input_grad[0]:
-                of_test.append(torch.fft.irfft2(wave * conjugate.conj(), s=size)[..., :height, :width])
-            if ctx.needs_input_grad[1]:
-                # only k of M rows and columns are kept: drop the rows before the second, real transform
-                rows = torch.fft.ifft(spectrum * wave.conj(), dim=-2)[..., :k, :]
-                of_patch.append(torch.fft.irfft(rows, n=size[1])[..., :k])
-        return torch.cat(of_test) if of_test else None, torch.cat(of_patch) if of_patch else None
+        waves = torch.fft.rfft2(padded)[:, None].split(chunk)
+        of_test, of_patch = None, None
+        if ctx.needs_input_grad[0]:
+            shape = (len(grad), spectra[0].shape[1], height, width)
+            of_test = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=ctx.format)
+            for part, wave, conjugate in zip(of_test.split(chunk), waves, filters, strict=True):
+                part.copy_(torch.fft.irfft2(wave * conjugate.conj(), s=size)[..., :height, :width])
+        if ctx.needs_input_grad[1]:
+            of_patch = torch.cat([_few(spectrum * wave.conj(), size[1], k) for wave, spectrum in zip(waves, spectra, strict=True)])
+        return of_test, of_patch
+
+
+def _few(spectrum: Tensor, width: int, k: int) -> Tensor:
+    """The first k rows and columns of the real inverse transform: the other rows are dropped before the second of its two steps."""
+    return torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2)[..., :k, :], n=width)[..., :k]
 
 
 def correlate(test: Tensor, patch: Tensor) -> Tensor:

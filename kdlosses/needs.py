@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from configs.errors import RunError
 from configs.schema import Term
-from models import Outputs
+from models import Outputs, same_format
 
 Section = TypeVar("Section", bound=Term)
 DEEP = ("layer2", "layer3")
@@ -75,11 +75,14 @@ def target_of(targets: Mapping[str, Tensor], key: str) -> Tensor:
 
 
 def student_maps(outputs: Outputs, layers: Iterable[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(layer, ref map, test map) of each layer, (B, C, H, W) float32. RunError if the student was not asked for one."""
+    """(layer, ref map, test map) of each layer, (B, C, H, W) float32; gradients take their memory format.
+
+    RunError if the student was not asked for one.
+    """
     for layer in layers:
         if layer not in outputs.ref or layer not in outputs.test:
             raise RunError(
                 f"expected student features of '{layer}', found {', '.join(outputs.ref) or 'none'};"
                 " call the student with layers=objective.needs.student_layers"
             )
-        yield layer, outputs.ref[layer].float(), outputs.test[layer].float()
+        yield layer, same_format(outputs.ref[layer].float()), same_format(outputs.test[layer].float())

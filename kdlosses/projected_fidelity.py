@@ -16,7 +16,7 @@ from configs.errors import RequestError
 from configs.schema import ProjectedFidelityTerm
 from kdlosses.basic import regress
 from kdlosses.needs import Needs, Networks, TermModule, by_layer, stored_with, student_maps, target_of
-from kdlosses.projection import Projection, draw_projection
+from kdlosses.projection import Projection, draw_projection, project
 from models import Outputs
 from pairs.batch import Boxes
 
@@ -33,15 +33,14 @@ def from_projected(student: Tensor, gram: Tensor, projected: Tensor, mean_square
             f"expected projected features of the student's shape {tuple(student.shape)}, found {tuple(projected.shape)};"
             " cache target 'projected' for this student"
         )
-    again = (gram @ student.flatten(2)).view_as(student)
+    again = project(gram, student)
     n = channels * student[0, 0].numel()
     return (student * (again - 2 * projected)).sum() / (n * len(student)) + mean_square.mean()
 
 
 def from_features(student: Tensor, projection: Tensor, teacher: Tensor) -> Tensor:
     """mean((Ps - t)^2) of one image from whole features: student (B, Cs, H, W), teacher (B, Ct, H, W). Scalar."""
-    seen = (projection @ student.flatten(2)).unflatten(2, student.shape[2:])
-    return regress("mse", seen, teacher)
+    return regress("mse", project(projection, student), teacher)
 
 
 class ProjectedFidelity(TermModule[ProjectedFidelityTerm]):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from models import LAYERS
+from models import LAYERS, format_of
 from pairs.streams import PROJECTION, counter_normal
 
 Projection = Mapping[str, Tensor]
@@ -29,3 +29,10 @@ def draw_projection(
             normal = counter_normal(seed, PROJECTION[LAYERS.index(layer)], 0, rows, columns)
             drawn[layer] = torch.from_numpy(normal * math.sqrt(2 / (rows + columns))).float()
     return drawn
+
+
+def project(matrix: Tensor, maps: Tensor) -> Tensor:
+    """Channels (..., C') of the maps through a matrix (C', C): (B, C, H, W) -> (B, C', H, W), in the memory format of the maps."""
+    if format_of(maps) == torch.channels_last:
+        return (maps.permute(0, 2, 3, 1) @ matrix.T).permute(0, 3, 1, 2)
+    return (matrix @ maps.flatten(2)).unflatten(2, maps.shape[2:])

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models import MobileNet_V2_Weights, ResNet18_Weights, ResNet50_Weights, mobilenet_v2
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -44,12 +46,14 @@ class Backbone(nn.Module):
         """images (B, 3, S, S), normalised -> layer -> (B, C, S / stride, S / stride), for the layers asked for, in stage order."""
         layers = tuple(layers)
         # Maps that nobody asked for are let go at once: conv1's is the largest of all.
-        last = max([-1, *(LAYERS.index(layer) for layer in layers)])
+        wanted = [layer for layer in LAYERS if layer in layers]
         maps: dict[str, Tensor] = {}
         x = images
-        for index, layer in enumerate(LAYERS[: last + 1]):
+        for index, layer in enumerate(LAYERS):
+            if len(maps) == len(wanted):
+                break
             x = self.stem(x) if index == 0 else getattr(self, layer)(self.reduce(x) if index == 1 else x)
-            if layer in layers:
+            if layer in wanted:
                 maps[layer] = x
         return maps
 
@@ -99,6 +103,32 @@ def _residual_stage(block: type[BasicBlock] | type[Bottleneck], inputs: int, pla
     return nn.Sequential(block(inputs, planes, stride, shortcut), *(block(outputs, planes) for _ in range(count - 1)))
 
 
+class _Clamped(torch.autograd.Function):
+    """ReLU6 in place, of which the result alone is kept for the backward pass. PyTorch's own keeps a copy of what was there before."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> Tensor:
+        ctx.mark_dirty(maps)
+        ctx.save_for_backward(maps.clamp_(0, 6))
+        return maps
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (result,) = ctx.saved_tensors
+        gradient: Tensor = torch.ops.aten.hardtanh_backward(grad, result, 0.0, 6.0)
+        return gradient
+
+
+class ReLU6(nn.Module):
+    """min(max(x, 0), 6), in place where a backward pass follows."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or not maps.requires_grad:
+            return functional.relu6(maps)
+        result: Tensor = _Clamped.apply(maps)
+        return result
+
+
 class MobileNetV2(Backbone):
     """MobileNetV2 (Sandler et al., CVPR 2018), its 19 blocks cut where the stride changes, all widths times `width` / 32."""
 
@@ -110,6 +140,10 @@ class MobileNetV2(Backbone):
         whole = mobilenet_v2(weights=None, width_mult=width / 32)
         for stage, blocks in self.blocks.items():
             setattr(self, stage, nn.Sequential(*(whole.features[index] for index in blocks)))
+        for block in [module for module in self.modules() if isinstance(module, nn.Sequential)]:
+            for name, module in block.named_children():
+                if isinstance(module, nn.ReLU6):
+                    block.set_submodule(name, ReLU6())
         self.classifier = whole.classifier
         self.channels = {layer: whole.features[self.blocks[layer][-1]].out_channels for layer in LAYERS}
         self.stop_unused()

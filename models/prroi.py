@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.layout import format_of, same_format
+
 
 def prroi_pool(features: Tensor, boxes: Tensor, size: int, scale: float) -> Tensor:
     """The mean of each of size x size bins of every box.
@@ -24,14 +26,18 @@ def prroi_pool(features: Tensor, boxes: Tensor, size: int, scale: float) -> Tens
     with torch.autocast(features.device.type, enabled=False):
         exact = torch.float64 if features.dtype == torch.float64 else torch.float32
         # The weights are few and differences of integrals: in float32 a bin of 1/30 cell would be off by 1e-5.
-        features, boxes = features.to(exact), boxes.double() * scale
+        features, boxes = same_format(features.to(exact)), boxes.double() * scale
         (batch, channels, height, width), number = features.shape, boxes.shape[1]
         rows = bin_weights(boxes[..., 1], boxes[..., 3], size, height).to(exact).reshape(batch, number * size, height)
-        columns = bin_weights(boxes[..., 0], boxes[..., 2], size, width).to(exact).reshape(batch * number, size, width)
+        columns = bin_weights(boxes[..., 0], boxes[..., 2], size, width).to(exact)
         # Each map is read once, by the rows of all its boxes together; what a box then has left is (size, C, W), not (C, H, W).
+        if format_of(features) == torch.channels_last:
+            lines = features.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
+            strips = torch.bmm(rows, lines).reshape(batch, number, size, width, channels)
+            return (columns[:, :, None] @ strips).permute(0, 1, 4, 2, 3)
         lines = features.transpose(1, 2).reshape(batch, height, channels * width)
         strips = torch.bmm(rows, lines).reshape(batch * number, size * channels, width)
-        bins = torch.bmm(strips, columns.transpose(1, 2))
+        bins = torch.bmm(strips, columns.reshape(batch * number, size, width).transpose(1, 2))
         return bins.reshape(batch, number, size, channels, size).transpose(2, 3)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from models.backbones import BACKBONES
 from models.checkpoint import guess_architecture, load_weights, read_state, save_weights, weights_digest
 from models.device import pick_device
+from models.layout import format_of, same_format
 from models.outputs import LAYERS, STRIDES, Outputs
 from models.pretrained import load_imagenet_backbone, start_from
 from models.prroi import prroi_pool
@@ -27,6 +28,7 @@ __all__ = [
     "choose_teacher",
     "demo_teacher",
     "flops",
+    "format_of",
     "guess_architecture",
     "load_imagenet_backbone",
     "load_weights",
@@ -35,6 +37,7 @@ __all__ = [
     "pick_device",
     "prroi_pool",
     "read_state",
+    "same_format",
     "save_weights",
     "size_facts",
     "start_from",

@@ -69,8 +69,9 @@ class Tracker(nn.Module):
         """Features of both images. Of one size they are one batch of 2B, so in training BatchNorm sees both; else each has a pass."""
         if ref.shape[2:] != test.shape[2:]:
             return self.feature_extractor(ref, layers), self.feature_extractor(test, layers)
-        maps, pairs = self.feature_extractor(torch.cat((ref, test)), layers), len(ref)
-        return {layer: both[:pairs] for layer, both in maps.items()}, {layer: both[pairs:] for layer, both in maps.items()}
+        # the gradient of a split is one cat, in the layout of its parts; that of a slice is a map of zeros
+        halves = {layer: both.split(len(ref)) for layer, both in self.feature_extractor(torch.cat((ref, test)), layers).items()}
+        return {layer: first for layer, (first, _) in halves.items()}, {layer: second for layer, (_, second) in halves.items()}
 
     def features(self, images: Tensor, layers: Iterable[str] = LAYERS) -> dict[str, Tensor]:
         """images (B, 3, S, S), normalised -> layer -> (B, C, H, W)."""

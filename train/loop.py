@@ -118,7 +118,7 @@ class PhaseLoop:
         self.phase: PhaseConfig = self.config.phases_or_one()[number]
         students.freeze(self.phase.freeze)
         self.objective = setup.objectives[number].to(self.device)
-        self.optimizer = Adam(parameter_groups(students, self.objective, self.config), fused=self.device.type == "cuda")
+        self.optimizer = Adam(parameter_groups(students, self.objective, self.config), fused=True)
         self.scheduler = StepLR(self.optimizer, self.config.train.lr_step, self.config.train.gamma)
         self.step = Step(students, self.objective, self.config.train.precision, self.device)
         self.model: nn.Module = self.step

@@ -329,3 +329,23 @@ def test_a_second_student_with_another_head_is_refused() -> None:
     config = configs.load("atom_tsskd", ["second_student.architecture=drnet_mobilenetsmall"])
     with pytest.raises(RequestError, match=r"second_student.architecture: expected 1 number\(s\) a proposal as \w+ has, found 4; pair"):
         build_objectives(config, "atom_resnet18")
+
+
+@pytest.mark.parametrize("losses", [losses for losses in TERMS if not {*losses} <= {"ground_truth", "teacher_soft", "adaptive_hard"}])
+def test_gradients_of_maps_have_their_memory_format_and_the_same_numbers(losses: dict[str, Any], kit: SimpleNamespace) -> None:
+    teacher, boxes, objective = kit.outputs(kit.TEACHER, 3, 1), kit.boxes(3), kit.objective(**losses)
+    targets = compute(objective.needs.targets, teacher, boxes, objective.projection)
+    found = []
+    for form in (torch.contiguous_format, torch.channels_last):
+        plain = kit.outputs(kit.STUDENT, 3, 0)
+        laid = [
+            {layer: value.contiguous(memory_format=form).requires_grad_() for layer, value in maps.items()}
+            for maps in (plain.ref, plain.test)
+        ]
+        (value,) = objective(Outputs(plain.prediction, *laid), targets, boxes).values()
+        wanted = [maps[layer] for layer in objective.needs.student_layers for maps in laid]
+        gradients = torch.autograd.grad(value, wanted, allow_unused=True)
+        assert all(gradient is None or gradient.is_contiguous(memory_format=form) for gradient in gradients)
+        found.append([value, *(gradient for gradient in gradients if gradient is not None)])
+    for contiguous, last in zip(*found, strict=True):
+        assert kit.relative(last, contiguous) < 2e-5
