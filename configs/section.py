@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -63,9 +63,11 @@ class Section(BaseModel):
     @classmethod
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """True would count as 1, and 1 as true."""
-        is_flag = cls.model_fields[str(info.field_name)].annotation is bool
-        if is_flag and not isinstance(value, bool):
-            raise ValueError(f"expected true or false, found {value!r:.60}; change it")
+        kind = cls.model_fields[str(info.field_name)].annotation
+        words = [word for each in get_args(kind) for word in get_args(each)] if bool in get_args(kind) else []
+        is_flag = kind is bool or bool in get_args(kind)
+        if is_flag and not isinstance(value, bool) and value not in words:
+            raise ValueError(f"expected {', '.join([*words, 'true or false'])}, found {value!r:.60}; change it")
         if not is_flag and any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value])):
             raise ValueError(f"expected anything but true or false, found {value!r:.60}; change it")
         return value

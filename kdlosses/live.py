@@ -22,7 +22,7 @@ class LiveTeacher:
     feature_bits: teacher.feature_bits, of whole features; channels_last: memory format of the network's convolutions.
     """
 
-    def __init__(self, network: TeacherNetwork, feature_bits: int | None = None, channels_last: bool = False) -> None:
+    def __init__(self, network: TeacherNetwork, feature_bits: int | None = None, channels_last: bool = True) -> None:
         self.network = network.to(memory_format=torch.channels_last) if channels_last else network
         self.feature_bits = feature_bits
 

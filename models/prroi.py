@@ -28,8 +28,9 @@ def prroi_pool(features: Tensor, boxes: Tensor, size: int, scale: float) -> Tens
         # The weights are few and differences of integrals: in float32 a bin of 1/30 cell would be off by 1e-5.
         features, boxes = same_format(features.to(exact)), boxes.double() * scale
         (batch, channels, height, width), number = features.shape, boxes.shape[1]
-        rows = bin_weights(boxes[..., 1], boxes[..., 3], size, height).to(exact).reshape(batch, number * size, height)
-        columns = bin_weights(boxes[..., 0], boxes[..., 2], size, width).to(exact)
+        # both axes at once: on a GPU half the kernels
+        weights = bin_weights(boxes[..., :2], boxes[..., 2:], size, max(height, width)).to(exact)
+        columns, rows = weights[:, :, 0, :, :width], weights[:, :, 1, :, :height].reshape(batch, number * size, height)
         # Each map is read once, by the rows of all its boxes together; what a box then has left is (size, C, W), not (C, H, W).
         if format_of(features) == torch.channels_last:
             lines = features.permute(0, 2, 3, 1).reshape(batch, height, width * channels)

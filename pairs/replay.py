@@ -50,13 +50,18 @@ def crops_of(
     return Crops(list(ref), list(test), photometry.recorded(rows) if look is None else look)
 
 
-def boxes_of(rows: Mapping[str, np.ndarray], pairs: PairsConfig, device: torch.device) -> Boxes:
-    """The boxes of n stored rows on a device."""
+def boxes_of(rows: Mapping[str, np.ndarray | Tensor], pairs: PairsConfig, device: torch.device) -> Boxes:
+    """The boxes of n stored rows on a device; rows may be `pinned` already."""
     ref_box, test_box, proposals = (to_device(rows[name], device) for name in BOXES)
     return Boxes(ref_box, test_box, proposals, pairs.ref, pairs.test)
 
 
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor; to a GPU it goes through pinned memory, without waiting."""
+def pinned(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor from which a copy to that device need not be waited for: of a GPU, in pinned memory."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def to_device(array: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """An array, or what `pinned` made of one, on a device; nothing waits."""
+    return (array if isinstance(array, Tensor) else pinned(array, device)).to(device, non_blocking=True)

@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import StepLR
 from configs import Config, PhaseConfig, RunError
 from kdlosses import LiveTeacher, Objective
 from pairs.batch import Batch
-from train import checkpoint
+from train import checkpoint, compiled
 from train.checkpoint import Position
 from train.data.feed import Feed
 from train.evaluate import Validation, require_finite, summary
@@ -51,6 +51,7 @@ class Setup:
     log: RunLog
     halt: Halt
     watch: Watch | None = None
+    compiles: bool = False
 
 
 @dataclass
@@ -122,10 +123,13 @@ class PhaseLoop:
         self.scheduler = StepLR(self.optimizer, self.config.train.lr_step, self.config.train.gamma)
         self.step = Step(students, self.objective, self.config.train.precision, self.device)
         self.model: nn.Module = self.step
+        if setup.compiles:
+            # validation goes on with the step itself: its last batch is shorter, and each other shape would be compiled anew
+            self.model = compiled.CompiledStep(self.step, setup.config.train.compile is True, setup.log.say)
         if setup.world > 1:
             # with SyncBatchNorm (on GPUs) the buffers of all processes are equal as they are
             self.model = DistributedDataParallel(
-                self.step,
+                self.model,
                 find_unused_parameters=leaves_some_unused(self.phase, self.objective),
                 gradient_as_bucket_view=True,
                 broadcast_buffers=self.device.type != "cuda",

@@ -20,6 +20,8 @@ MOVABLE = {
     "memory_gb": "of make cache",
     "train.device": "machine: changes no number but by rounding",
     "train.feed": "machine: which decoder",
+    "train.channels_last": "speed: changes no number but by rounding",
+    "train.compile": "speed: changes no number but by rounding",
     "train.feed_threads": "machine",
     "train.caches": "place: what the caches hold is compared",
     "recut_pairs": "checked before the first step only",

@@ -25,7 +25,7 @@ from configs.machine import cores, processors
 from configs.process import threads_are_ours
 from kdlosses import LiveTeacher, Objective, build_objectives
 from pairs.decode import decoder_name
-from train import checkpoint
+from train import checkpoint, compiled
 from train.check import check_cache, decoder_note
 from train.checkpoint import Checkpoint, Position
 from train.data.feed import Feed, FeedSpec
@@ -85,6 +85,7 @@ def processes(config: Config) -> Iterator[tuple[torch.device, int, int]]:
         torch.cuda.set_device(device)
         # all shapes are fixed, so trying kernels once pays
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = config.train.tf32
     joined = world > 1 and not torch.distributed.is_initialized()
     if joined:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -151,6 +152,7 @@ def _train(config: Config, before: Config | None, folder: Path, place: tuple[tor
         _check_caches(setup, position, teacher)
         setup.teacher = teacher if plan.needs_teacher else None
         students = students_of(setup, state)
+        setup.compiles = _compiles(setup, position)
         if world > 1:
             torch.distributed.barrier()
         # what can be refused has been, by every process: only now the folder becomes that of this configuration
@@ -169,6 +171,19 @@ def _keep_threads(position: Position) -> None:
     if position.threads and threads_are_ours() and position.threads <= cores():
         torch.set_num_threads(position.threads)
     position.threads = torch.get_num_threads()
+
+
+def _compiles(setup: Setup, position: Position) -> bool:
+    """Whether this run compiles its steps; said in one line where that was asked for."""
+    config = setup.config
+    if config.train.compile is False:
+        return False
+    pairs = (run_folder.budget(config)[0] - position.step) * config.train.batch
+    sections = [section for section in (config.student, config.second_student) if section is not None]
+    forward = sum(1e6 * run_folder.mflops(section.architecture, config.pairs) for section in sections)
+    wanted, why = compiled.choose(config.train, setup.device, setup.world, pairs * forward)
+    setup.log.say(f"compile: {'on' if wanted else 'off'}, {why}")
+    return wanted
 
 
 def _take_folder(setup: Setup, loaded: Checkpoint | None) -> None:
@@ -259,8 +274,6 @@ def students_of(setup: Setup, state: dict[str, Any] | None) -> Students:
     if setup.world > 1 and setup.device.type == "cuda":
         # batch statistics over all processes, as on one device
         students = torch.nn.SyncBatchNorm.convert_sync_batchnorm(students)
-    if setup.config.train.compile:
-        students.compile()
     return students
 
 

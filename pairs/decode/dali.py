@@ -81,8 +81,19 @@ class DaliDecoder(Decoder[Any]):
                 device_id=device_id,
                 prefetch_queue_depth=1,
             )
-            pipe.build()
+            try:
+                pipe.build()
+            except RuntimeError as error:
+                raise self._no_start(error) from error
             self._pipes.append(pipe)
+
+    def _no_start(self, error: RuntimeError) -> RunError:
+        """No driver, an older one, libraries of another CUDA: DALI's many lines as our one."""
+        reason = " ".join(str(error).split())[:300]
+        return RunError(
+            f"feed: expected DALI to start on {self.options.device}, found {reason!r}; install the DALI of the driver's CUDA"
+            " (nvidia-dali-cuda130 or nvidia-dali-cuda120, and a torch built for the same), or go on without it: train.feed=torch"
+        )
 
     def _start(self, crops: Crops) -> list[np.ndarray]:
         jpegs, looks = crops.jpegs, Looks.of(crops.look)

@@ -203,7 +203,8 @@ class Decoder(ABC, Generic[P]):
 def _has_dali() -> bool:
     try:
         importlib.import_module("nvidia.dali")
-    except ImportError:
+    # a library that it is linked with is missing or another's
+    except (ImportError, OSError):
         return False
     return True
 
@@ -219,7 +220,7 @@ def decoder_name(kind: Kind, device: torch.device | str) -> str:
         return "opencv"
     if not _has_dali():
         raise RequestError(
-            "feed=dali: expected NVIDIA DALI, found no package nvidia.dali;"
+            "feed=dali: expected NVIDIA DALI, found no package nvidia.dali that can be loaded;"
             " install nvidia-dali-cuda130 (or nvidia-dali-cuda120 for CUDA 12), or set feed to torch or auto"
         )
     return "dali-gpu" if torch.device(device).type == "cuda" else "dali-cpu"

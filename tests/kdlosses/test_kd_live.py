@@ -93,7 +93,7 @@ def test_nothing_asked_starts_no_network(kit: SimpleNamespace) -> None:
     def broken(*_: object) -> None:
         raise AssertionError("the network ran")
 
-    teacher = LiveTeacher(broken)  # type: ignore[arg-type]
+    teacher = LiveTeacher(broken, channels_last=False)  # type: ignore[arg-type]
     assert teacher.targets(*images(kit.boxes(1)), kit.boxes(1), ()) == {}
     with pytest.raises(AssertionError, match="the network ran"):
         teacher.targets(*images(kit.boxes(1)), kit.boxes(1), ("iou",))
@@ -101,8 +101,9 @@ def test_nothing_asked_starts_no_network(kit: SimpleNamespace) -> None:
 
 def test_channels_last_reaches_the_network_and_changes_rounding_only(network: models.TeacherNetwork, kit: SimpleNamespace) -> None:
     boxes = kit.boxes(2)
-    plain = LiveTeacher(network).targets(*images(boxes), boxes, ("iou", "abs_sum"))
-    teacher = LiveTeacher(network, channels_last=True)
+    network.to(memory_format=torch.contiguous_format)
+    plain = LiveTeacher(network, channels_last=False).targets(*images(boxes), boxes, ("iou", "abs_sum"))
+    teacher = LiveTeacher(network)
     kernels = [weight for weight in teacher.network.parameters() if weight.dim() == 4 and weight.shape[2] > 1 and weight.shape[1] > 1]
     assert kernels and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
     for key, value in teacher.targets(*images(boxes), boxes, ("iou", "abs_sum")).items():

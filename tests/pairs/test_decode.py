@@ -314,10 +314,21 @@ def test_names_without_dali(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     assert decoder_name("auto", "cuda") == "opencv"
     assert make("auto", plain).name == "opencv"
-    with pytest.raises(RequestError, match=r"expected NVIDIA DALI, found no package nvidia.dali; install nvidia-dali-cuda130 .*cuda120"):
+    with pytest.raises(
+        RequestError, match=r"expected NVIDIA DALI, found no package nvidia.dali that can be loaded; install nvidia-dali-cuda130 .*cuda120"
+    ):
         decoder_name("dali", "cpu")
     with pytest.raises(RequestError, match="expected auto, dali or torch, found 'dal'"):
         decoder_name("dal", "cpu")  # type: ignore[arg-type]
+
+
+@needs_dali
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here DALI starts")
+def test_dali_that_cannot_start_on_a_gpu_names_the_other_feed_in_one_line(make):
+    with pytest.raises(
+        RunError, match=r"^feed: expected DALI to start on cuda:0, found .*; install .*nvidia-dali-cuda120.*: train\.feed=torch$"
+    ):
+        make("dali", plain, device=torch.device("cuda:0")).batch()
 
 
 @pytest.mark.gpu

@@ -5,16 +5,17 @@ Letters: B pairs of a batch (on this process), N proposals, n pairs. Boxes (x, y
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cache import Cache
 from configs.errors import RunError
@@ -25,9 +26,10 @@ from pairs.batch import Batch
 from pairs.boxes import flip_boxes
 from pairs.decode import BrokenCrop, Crops, DecoderOptions, make_decoder
 from pairs.decode.decoder import Images, Kind
-from pairs.replay import BOXES, ROWS, boxes_of, crops_of, to_device
+from pairs.replay import BOXES, ROWS, boxes_of, crops_of, pinned, to_device
 from train.data.augment import ALL, choose_proposals, draw_fresh, fresh_proposals, is_fresh
 from train.data.order import Positions
+from train.data.waits import Waits
 
 AHEAD = 4
 """Steps read ahead of the decoder."""
@@ -92,8 +94,8 @@ class _Chunk(NamedTuple):
 class _Step(NamedTuple):
     """What goes through the decoder beside the crops of B pairs, of which the first `valid` count."""
 
-    rows: Arrays
-    targets: Arrays
+    boxes: dict[str, Tensor]
+    targets: dict[str, Tensor]
     fresh: bool
     valid: int
     source: np.ndarray
@@ -105,8 +107,8 @@ class Feed:
 
     def __init__(self, spec: FeedSpec) -> None:
         self.spec = spec
-        self.waited_s = 0.0
-        """seconds until batches were there, of all so far"""
+        self._waits = Waits(spec.device)
+        self._copies: torch.cuda.Stream | None = None
         images = spec.pairs.ref.size, spec.pairs.test.size
         blurs = spec.augment == "fresh" or spec.mix > 0
         self._decoder = make_decoder(spec.kind, DecoderOptions(spec.batch, images, spec.device, spec.threads, fresh=blurs))
@@ -122,16 +124,20 @@ class Feed:
         """
         stream = self._decoder.start(self._read_ahead(start, stop))
         while True:
-            began = time.perf_counter()
-            try:
-                images, step = stream.batch()
-            except StopIteration:
-                return
-            except BrokenCrop as error:
-                raise self._named(error) from error
-            batch = self._on_device(images, step)
-            self.waited_s += time.perf_counter() - began
+            with self._waits:
+                try:
+                    images, step = stream.batch()
+                except StopIteration:
+                    return
+                except BrokenCrop as error:
+                    raise self._named(error) from error
+                batch = self._on_device(images, step)
             yield batch
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds until batches were there, of all so far, see `Waits`."""
+        return self._waits.seconds
 
     def close(self) -> None:
         """Ends the threads."""
@@ -146,9 +152,25 @@ class Feed:
 
     def _on_device(self, images: Images, step: _Step) -> Batch:
         few, device = slice(step.valid), self.spec.device
-        boxes = boxes_of({name: step.rows[name][few] for name in BOXES}, self.spec.pairs, device)
-        targets = {key: to_device(value[few], device).float() for key, value in step.targets.items()}
+        with self._beside():
+            boxes = boxes_of({name: step.boxes[name][few] for name in BOXES}, self.spec.pairs, device)
+            stored = {key: to_device(value[few], device) for key, value in step.targets.items()}
+        if self._copies is not None:
+            current = torch.cuda.current_stream(device)
+            current.wait_stream(self._copies)
+            for tensor in (boxes.ref_box, boxes.test_box, boxes.proposals, *stored.values()):
+                tensor.record_stream(current)
+        # in the stored type over the bus
+        targets = {key: value.float() for key, value in stored.items()}
         return Batch(images[0][few], images[1][few], boxes, targets, step.fresh, step.source[few], step.pair[few])
+
+    def _beside(self) -> AbstractContextManager[Any]:
+        """On a GPU a stream for copies alone, so that they do not queue behind the steps."""
+        if self.spec.device.type != "cuda":
+            return nullcontext()
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(self.spec.device)
+        return torch.cuda.stream(self._copies)
 
     def _read_ahead(self, start: int, stop: int | None) -> Iterator[tuple[Crops, _Step]]:
         """The steps in their order, AHEAD of them read or being read by the thread."""
@@ -181,7 +203,9 @@ class Feed:
         elif spec.proposals is not None:
             self._choose(rows, targets, first + mine, spec.proposals)
         valid = spec.batch if total is None else int((first + mine < total).sum())
-        return crops_of(rows, ref, test, look), _Step(rows, targets, fresh, valid, source, pair)
+        boxes = {name: pinned(rows[name], spec.device) for name in BOXES}
+        numbers = {key: pinned(value, spec.device) for key, value in targets.items()}
+        return crops_of(rows, ref, test, look), _Step(boxes, numbers, fresh, valid, source, pair)
 
     def _choose(self, rows: Arrays, targets: Arrays, positions: np.ndarray, number: int) -> None:
         """Leaves `number` of each pair's proposals, and of the teacher's numbers for them."""
