@@ -49,6 +49,7 @@ class Run:
         if plan.needs_teacher:
             setup.teacher = teacher_of(setup, position)
         students = students_of(setup, None)
+        setup.compiles = config.train.compile is True
         self.loop = PhaseLoop(setup, students, 0, position)
         self.feed, val = feeds_of(setup, 0)
         place.enter_context(closing(self.feed))

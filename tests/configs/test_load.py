@@ -184,7 +184,7 @@ def test_a_number_sets_a_weight_and_keeps_the_other_fields():
         (["train.lr=.inf"], r"train.lr: expected a finite number, found inf"),
         (["pairs.proposal_sigmas=[0.1, .nan]"], r"pairs.proposal_sigmas.1: expected a finite number, found nan"),
         (["train.epochs=true"], r"train.epochs: expected anything but true or false, found True"),
-        (["train.compile=1"], r"train.compile: expected true or false, found 1"),
+        (["train.compile=1"], r"train.compile: expected auto, true or false, found 1"),
         (["pairs.count=3000000000"], r"pairs.count: expected less than 2147483648"),
         (["train.name=../../x"], r"train.name: expected the name of one folder .*, found '\.\./\.\./x'"),
         (["train.name=."], r"train.name: expected the name of one folder"),
