@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import cv2
 import torch
 
-from configs.errors import TeachOnceError, printable
+from configs.errors import RunError, TeachOnceError, printable
 from configs.progress import ProgressBar
 from configs.stop import unseen_by_children
 from tracking.contestants import Contestant
@@ -41,7 +41,7 @@ def evaluate(trackers: Sequence[Contestant], videos: VideoSet, out: Path, jobs: 
     """Every tracker's answers in every video, and what went wrong, one line a sequence.
 
     jobs: processes. A sequence that fails leaves the others alone.
-    RequestError: a folder of another tracker, a checkpoint that cannot track; before anything is written.
+    RequestError: a folder of another tracker, a checkpoint that cannot track; before anything is written. RunError: a process was killed.
     """
     places = {tracker.name: Results(results_folder(out, videos.name, tracker.name), tracker.identity()) for tracker in trackers}
     work = [
@@ -78,6 +78,10 @@ def _done(work: Sequence[Work], jobs: int) -> Iterator[tuple[Work, str]]:
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenExecutor as error:
+            raise RunError(
+                f"expected {jobs} processes to live, found one killed (is memory short?); run it again with fewer JOBS"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -162,6 +165,22 @@ def test_several_processes_give_what_one_gives(videos, tmp_path):
     assert problems == []
     for name, held in alone["still"].items():
         assert np.array_equal(held.boxes, shared["still"][name].boxes)
+
+
+def test_a_process_that_is_killed_is_one_line(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr("tracking.evaluate.ProcessPoolExecutor", lambda jobs, *rest, **more: DyingPool(jobs))
+    with pytest.raises(RunError, match=r"expected 2 processes to live, found one killed .* fewer JOBS"):
+        evaluate([STILL], videos, tmp_path, jobs=2)
+
+
+class DyingPool(ProcessPoolExecutor):
+    """A pool of forked processes, each of which dies at its first work."""
+
+    def __init__(self, jobs):
+        super().__init__(jobs, multiprocessing.get_context("fork"))
+
+    def submit(self, work, /, *given, **named):
+        return super().submit(os._exit, 1)
 
 
 def perfect(videos: VideoSet) -> dict[str, Pass]:
