@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from configs.errors import RequestError
+from configs.yaml_text import parse_yaml
 
 
 @contextlib.contextmanager
@@ -95,11 +94,13 @@ def read_regular(path: Path, most: int = 2**40) -> bytes:
 def read_yaml(path: Path, example: str = "configs/settings/atom_cfkd.yaml") -> dict[str, Any]:
     """A file that holds a mapping. RequestError: no file, no YAML, or no mapping (told to look at the example)."""
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = parse_yaml(read_regular(path))
     except FileNotFoundError as error:
         raise RequestError(f"expected a YAML file, found none at {path}; check the name") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise RequestError(f"{path}: expected YAML, found {' '.join(str(error).split())}; mend the file") from error
+    except OSError as error:
+        raise RequestError(f"expected a YAML file, found {error.strerror} at {path}; name another") from error
+    except ValueError as error:
+        raise RequestError(f"{path}: expected YAML, found {error}; mend the file") from error
     if not isinstance(tree, dict):
         raise RequestError(f"{path}: expected a mapping of keys, found {type(tree).__name__}; see {example}")
     return tree

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import yaml
-
 from configs.errors import RequestError
+from configs.yaml_text import parse_yaml
 
 
 def nested(override: str) -> dict[str, Any]:
@@ -18,11 +17,11 @@ def nested(override: str) -> dict[str, Any]:
             f"override: expected key=value (train.epochs=2), found '{override:.100}'; write the key, '=' and the value without spaces"
         )
     try:
-        value = yaml.safe_load(text) if text else None
+        value = parse_yaml(text) if text else None
         # YAML reads 1e-3 as a string; whoever types it means the number
         if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
             value = float(value)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RequestError(f"override {key:.100}: expected a YAML value, found '{text:.100}'; quote it") from error
     first, *inner = key.split(".")
     for part in reversed(inner):
@@ -68,7 +67,7 @@ def _is_list_of_sections(value: Any) -> bool:
 
 def _item(items: list[Any], number: str, where: str) -> Any:
     """The item that a part of a key names. RequestError: there is none."""
-    if not number.isdecimal() or int(number) >= len(items):
+    if not re.fullmatch("[0-9]{1,6}", number) or int(number) >= len(items):
         last = len(items) - 1
         raise RequestError(f"{where:.100}: expected the number of a phase, 0 to {last}, found '{number:.40}'; correct it")
     return items[int(number)]

@@ -96,7 +96,7 @@ def _pickled_state(path: Path, contents: Contents) -> tuple[dict[str, Tensor], d
     state = {}
     for name, value in holder.items():
         if not isinstance(value, LazyTensor) or not isinstance(name, str):
-            item = f"{printable(repr(name), 80)}: {_kind(value)}"
+            item = f"{printable(name, 80) if isinstance(name, str) else f'a {_kind(name)} as a name'}: {_kind(value)}"
             raise RequestError(f"expected only tensors among the parameters of {path}, found {item}; give another file")
         try:
             state[name] = contents.tensor(value)

@@ -20,19 +20,24 @@ import struct
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from configs.errors import RequestError, TeachOnceError, printable
+from configs.files import read_regular
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 EXPANDED = 2**20
 """A tensor may repeat its numbers (stride 0) up to this many: no honest one needs more, and a hostile one could fill the memory."""
+ITEMS = 2**20
+"""Items that calls and keys of one pickle may copy or hash beyond its length: honest ones are tensors' sizes, settings, statistics."""
+NESTED = 50
+"""Tuples in tuples: hashing deeper ones could end the process."""
 DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -145,19 +150,65 @@ KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
+def _paid(operation: bytes, used: Callable[[list[Any]], Iterable[Any]]) -> tuple[int, Callable[[Any], None]]:
+    """An operation of a pickle that copies or hashes what is used of the stack, which `InertUnpickler.spend` counts first."""
+    load = pickle._Unpickler.dispatch[operation[0]]
+
+    def paid(unpickler: Any) -> None:
+        unpickler.spend(used(unpickler.stack))
+        load(unpickler)
+
+    return operation[0], paid
+
+
+def _arguments(stack: list[Any]) -> Iterable[Any]:
+    # an object that stays inert copies nothing
+    known = not (isinstance(stack[-2], Foreign) or (isinstance(stack[-2], type) and issubclass(stack[-2], Foreign)))
+    return stack[-1] if known and isinstance(stack[-1], tuple) else ()
+
+
+def _tuples(stack: list[Any]) -> Iterable[Any]:
+    # what lies above the mark: keys and values, or members
+    return [item for item in stack if isinstance(item, tuple)]
+
+
 class InertUnpickler(pickle._Unpickler):
     """Unpickles to plain containers, `LazyTensor` and `Foreign`; `foreign` lists the names of the unknown ones met.
 
     The unpickler in Python is taken, not the one in C: that one allocates whatever memory a number in the file asks for.
+    A pickle may not expand either: a long text made a list again and again, or tuples in tuples as a key, cost any memory or time.
     """
 
     proto: int  # the protocol of the stream, set as it is read
+    stack: list[Any]
+    dispatch = pickle._Unpickler.dispatch | dict(
+        (
+            *(_paid(operation, _arguments) for operation in (pickle.REDUCE, pickle.NEWOBJ)),
+            *(_paid(operation, lambda stack: stack[-1:]) for operation in (pickle.BUILD,)),
+            *(_paid(operation, lambda stack: stack[-2:]) for operation in (pickle.SETITEM, pickle.NEWOBJ_EX)),
+            *(_paid(operation, _tuples) for operation in (pickle.SETITEMS, pickle.DICT, pickle.ADDITEMS, pickle.FROZENSET)),
+            *(_paid(operation, lambda stack: stack) for operation in (pickle.OBJ, pickle.INST)),
+        )
+    )
 
-    def __init__(self, stream: IO[bytes], source: Path) -> None:
+    def __init__(self, stream: io.BytesIO, source: Path) -> None:
         super().__init__(stream, encoding="latin1")
+        self.budget = ITEMS + stream.getbuffer().nbytes
         self.source = source
         self.foreign: list[str] = []
         self.dtypes: dict[str, torch.dtype] = {}
+
+    def spend(self, values: Iterable[Any]) -> None:
+        """Takes the items of these values, and of tuples in them, off the budget. UnpicklingError: used up, or tuples too deep."""
+        waiting = [(value, 0) for value in values]
+        while waiting:
+            value, depth = waiting.pop()
+            if isinstance(value, tuple | list | dict | set | frozenset | str | bytes):
+                self.budget -= len(value) + 1
+            if self.budget < 0 or depth > NESTED:
+                raise pickle.UnpicklingError("what it holds expands far beyond its length")
+            if isinstance(value, tuple) or (isinstance(value, list) and not depth):
+                waiting += ((item, depth + 1) for item in value if isinstance(item, tuple))
 
     def find_class(self, module: str, name: str) -> Any:
         if self.proto < 3:  # Python 2's names, which are written up to this protocol
@@ -202,6 +253,8 @@ class Contents:
     foreign: list[str]
     record: Callable[[str], bytes]
     source: Path
+    room: int
+    """bytes of tensors that may still be read"""
 
     def tensor(self, lazy: LazyTensor) -> Tensor:
         """Reads one tensor (a copy; float8 as float32). ValueError where the file's description of it does not fit its bytes.
@@ -219,6 +272,10 @@ class Contents:
         ):
             raise ValueError("a tensor without a valid type and shape")
         content = self.record(storage.key)
+        # the same record under many names is read as many times
+        self.room -= max(len(content), math.prod(lazy.shape) * dtype.itemsize)
+        if self.room < 0:
+            raise ValueError("tensors that hold many times the bytes of the file")
         count = len(content) // dtype.itemsize
         first = storage.start + lazy.offset
         if math.prod(lazy.shape) > max(count, EXPANDED):
@@ -234,7 +291,10 @@ class Contents:
 
 def read_pickled(path: Path) -> Contents:
     """Reads a .pth file of either PyTorch form. RequestError where it is damaged, or names a function to run."""
-    content = path.read_bytes()
+    try:
+        content = read_regular(path)
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from error
     try:
         return _read_zip(content, path) if content.startswith(b"PK") else _read_legacy(content, path)
     except TeachOnceError:
@@ -276,7 +336,8 @@ def _read_zip(content: bytes, path: Path) -> Contents:
     if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
         raise ValueError("numbers in big-endian order")
     unpickler = InertUnpickler(io.BytesIO(archive.read(names[0])), path)
-    return Contents(unpickler.load(), "PyTorch", unpickler.foreign, lambda key: archive.read(f"{prefix}data/{key}"), path)
+    root = unpickler.load()
+    return Contents(root, "PyTorch", unpickler.foreign, lambda key: archive.read(f"{prefix}data/{key}"), path, _room(content))
 
 
 def _read_legacy(content: bytes, path: Path) -> Contents:
@@ -296,4 +357,9 @@ def _read_legacy(content: bytes, path: Path) -> Contents:
         if not 0 <= length <= len(content) - stream.tell():
             raise ValueError("the file ends inside a tensor")
         records[key] = stream.read(length)
-    return Contents(root, "PyTorch legacy", unpickler.foreign, records.__getitem__, path)
+    return Contents(root, "PyTorch legacy", unpickler.foreign, records.__getitem__, path, _room(content))
+
+
+def _room(content: bytes) -> int:
+    """Bytes of tensors that a file of this content may hold: a few names may share a record."""
+    return 8 * len(content) + 2**28

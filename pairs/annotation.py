@@ -16,6 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from configs.errors import printable
+from configs.files import read_regular
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 FARTHEST = 1_000_000  # pixels; no frame is as large
 _JOINT = "\0"  # the one character that no file name holds, beside the slash
@@ -48,12 +51,14 @@ def expecting(path: Path | str, what: str, remedy: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise Fault(str(path), 0, f"expected {what}, found none ({error.strerror}); {remedy}") from error
+    except ValueError as error:  # a path that no file can have
+        raise Fault(printable(path), 0, f"expected {what}, found none ({error}); {remedy}") from error
 
 
 def read_text(path: str) -> str:
     """The text of a small file, `\\n` line ends, without a byte-order mark."""
     with expecting(path, "this file", "restore it"):
-        content = Path(path).read_bytes()
+        content = read_regular(Path(path))
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

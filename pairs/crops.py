@@ -31,7 +31,7 @@ def cut(
     """
     (cx, cy), (w, h) = center, sides
     area = math.sqrt(w * h) * image.area_factor if w > 0 and h > 0 else 0.0
-    side = math.ceil(area) if math.isfinite(area) else 0
+    side = math.ceil(area) if math.isfinite(area + cx + cy) else 0
     if not 1 <= side <= _LARGEST_SIDE:
         raise FrameError(f"expected a crop of 1 to {_LARGEST_SIDE} pixels, found {area:g} for a box of {w:g} x {h:g}; check its annotation")
     x1, y1 = round(cx - side / 2), round(cy - side / 2)

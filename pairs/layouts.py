@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import RequestError
-from pairs.annotation import Fault, expecting, find_split_file, natural, read_list, require
+from pairs.annotation import Fault, expecting, find_split_file, natural, read_list, read_text, require
 from pairs.frames import VIDEO_SUFFIXES
 
 Options = Mapping[str, Any]  # of one split of a catalog entry
@@ -164,7 +164,7 @@ def otb(root: Path, split: str, options: Options) -> list[Located]:
     located = []
     with expecting(root, "a folder", "check the root"):
         for entry in sorted((entry for entry in _visible_entries(root) if entry.is_dir()), key=lambda entry: natural(entry.name)):
-            files = [file for file in sorted(Path(entry).glob("groundtruth_rect*.txt")) if file.read_text().strip()]
+            files = [file for file in sorted(Path(entry).glob("groundtruth_rect*.txt")) if read_text(str(file)).strip()]
             for number, file in enumerate(files, 1):
                 name = entry.name if len(files) == 1 else f"{entry.name}.{number}"
                 truth = f"{entry.name}/{file.name}"

@@ -66,7 +66,7 @@ def _alone(command: str) -> None:
 def parse_seeds(words: Sequence[str]) -> list[int]:
     """`0,1,2` or `0 1 2`."""
     seeds = [word for text in words for word in re.split(r"[,\s]+", text) if word]
-    if not seeds or not all(seed.isdecimal() for seed in seeds):
+    if not seeds or not all(re.fullmatch("[0-9]{1,20}", seed) for seed in seeds):
         raise RequestError(f"--seeds: expected whole numbers such as 0,1,2, found '{' '.join(words)}'; correct them")
     return [int(seed) for seed in seeds]
 

@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from configs.files import write_atomic
+from configs.errors import RunError, printable
+from configs.files import read_regular, write_atomic
 
 METRICS = "metrics.jsonl"
 PICTURES = "pictures"
@@ -28,13 +29,29 @@ QUIET = 10.0
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line that a kill cut short is left out."""
+    """The lines of a run's metrics.jsonl; a last line that a kill cut short is left out. RunError, with its number, for a damaged one."""
     path = folder / METRICS
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    # without a final newline the last line was not finished
-    return [json.loads(line) for line in lines[:-1] if line]
+    try:
+        # without a final newline the last line was not finished
+        lines = read_regular(path).split(b"\n")[:-1]
+    except OSError as error:
+        raise RunError(f"{path}: expected the lines of a run, found {error.strerror}; remove it") from error
+    return [_record(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line]
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    """One line. RunError: it is none that a run has written."""
+    try:
+        record = json.loads(line)
+        if isinstance(record, dict) and isinstance(record.get("kind"), str):
+            return record
+    except (ValueError, RecursionError):
+        pass
+    raise RunError(
+        f"{where}: expected a line that a run has written, found {printable(line.decode(errors='replace'), 60)}; delete the line"
+    )
 
 
 class RunLog:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from configs.errors import printable
 from pairs.annotation import FARTHEST, Fault, Problem, expecting, plausible, read_text, real, require
 from pairs.layouts import Options
 from precompute.datasets.table import Outlines, Survey, Table
@@ -68,7 +69,7 @@ def _scan(root: Path, file: Path, folder: Path, outlines: bool, sizes: bool) -> 
             elif not item.get("iscrowd") and (box := _box(item["bbox"])) is not None:
                 hash(item["image_id"])  # a list is no id
                 objects.append(_Object(item["id"], item["image_id"], box, _polygons(item) if outlines else []))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             name = item.get("id") if isinstance(item, dict) else None
             problems.append(Problem(str(file), 0, f"{key[:-1]} {name}: expected COCO's fields, found {_short(error)}; mend it or drop it"))
     if not images and not problems:
@@ -115,7 +116,10 @@ def _polygons(item: dict[str, Any]) -> list[np.ndarray]:
     rings = item.get("segmentation")
     if not isinstance(rings, list):
         return []
-    return [np.array(ring[: len(ring) // 2 * 2], np.float32).reshape(-1, 2) for ring in rings if len(ring) >= 6]
+    points = [np.array(ring[: len(ring) // 2 * 2], np.float32).reshape(-1, 2) for ring in rings if len(ring) >= 6]
+    if not all(map(plausible, points)):
+        raise ValueError("an outline beyond any frame")
+    return points
 
 
 def _short(error: Exception) -> str:
@@ -154,3 +158,5 @@ def _items(path: str, wanted: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
             place = expect(",}", skip(place))
     except json.JSONDecodeError as error:
         raise Fault(path, error.lineno, f"expected JSON, found a fault at column {error.colno} ({error.msg}); restore the file") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+        raise Fault(path, 0, f"expected JSON, found {printable(error, 120)}; restore the file") from error

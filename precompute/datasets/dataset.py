@@ -97,7 +97,7 @@ class Dataset(Table):
     def content_hash(self) -> str:
         """SHA-256 (hex) over sequence names, the salt of the source, frame counts, boxes and visibility, in order. Pixels are not read."""
         digest = hashlib.sha256()
-        digest.update("\n".join(self.sequences).encode())
+        digest.update("\n".join(self.sequences).encode("utf-8", "surrogatepass"))
         digest.update(self.source.salt.encode())
         for array, dtype in ((self.offsets, "<i8"), (self.boxes, "<f8"), (self.visible, "u1")):
             digest.update(np.ascontiguousarray(array, dtype).data)

@@ -126,7 +126,7 @@ def signature(root: Path, located: Sequence[Located]) -> tuple[str, int]:
 def _stat(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)  # noqa: PTH116 - a Path object costs more than the call
-    except OSError:
+    except (OSError, ValueError):
         return -1, -1
     return status.st_size, status.st_mtime_ns
 
