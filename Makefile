@@ -43,7 +43,7 @@ override PY := $(BIN)/python
 override TEACHONCE := $(BIN)/teachonce
 override LAUNCH := $(if $(filter-out 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per-node "$$GPUS" --no-python $(TEACHONCE),$(TEACHONCE))
 
-.PHONY: help setup demo demo-eval demo-teacher cache train study eval track test lowest lint bench tensorboard verify view check clean
+.PHONY: help setup demo demo-eval demo-teacher cache train study eval track test lowest lint bench torture tensorboard verify view check clean
 
 help: ## this list
 	@echo "TeachOnce: cache a tracking teacher once, train every student from the cache."
@@ -115,6 +115,9 @@ lint: setup ## ruff and mypy, tests included
 
 bench: setup ## measured speed beside its baselines (no test: it only prints)
 	$(TEACHONCE) bench $$ARGS
+
+torture: setup ## caches that are damaged and workers that are killed at random (minutes; ARGS="--bucket s3://...")
+	$(PY) -m bench.torture $(ARGS)
 
 tensorboard: setup ## curves and pictures of all runs
 	$(BIN)/tensorboard --logdir "$$RUN_DIR"

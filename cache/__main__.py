@@ -7,16 +7,18 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cache import gc, inspect
-from cache.backends import is_cache
+from cache.address import Address, Location, location
+from cache.backends import exists, is_cache
 from cache.export import export
-from cache.locate import caches_below
+from cache.locate import caches_below, name_below
 from cache.store import Cache
-from cache.verify import Fault, verify
+from cache.verify import Fault, verify_path
 from configs import cli
-from configs.errors import RequestError, nearest
+from configs.errors import RequestError, RunError, nearest
 from configs.hooks import frames
 from configs.units import size_text
 
@@ -31,7 +33,7 @@ def parser(prog: str = "python -m cache") -> cli.Parser:
         default = os.environ.get("CACHE_DIR") or "caches"
         sub.add_argument("--cache-dir", metavar="DIR", default=default, help=f"where PATH may be a name (CACHE_DIR; now: {default})")
         if path:
-            sub.add_argument("path", metavar="PATH", help="a cache, or its name below the cache directory")
+            sub.add_argument("path", metavar="PATH", help="a cache (a path or s3://BUCKET/PREFIX), or its name below the cache directory")
         return sub
 
     sub = command("ls", "list the caches below a directory", path=False)
@@ -53,7 +55,7 @@ def parser(prog: str = "python -m cache") -> cli.Parser:
         "A file is written whole or not at all; where one is already, it is refused, unless it is a copy that lacks nothing."
         " A directory gets the parts that it lacks."
     )
-    sub.add_argument("out", metavar="OUT", type=Path, help="a path ending in .h5 or .hdf5: one file; any other: a directory")
+    sub.add_argument("out", metavar="OUT", help="a path ending in .h5 or .hdf5: one file; any other, or s3://BUCKET/PREFIX: a directory")
     sub = command("gc", "drop targets, teachers or remains; says what it frees and asks")
     what = sub.add_mutually_exclusive_group(required=True)
     what.add_argument("--target", metavar="TEACHER/TARGET", help="a target with its numbers")
@@ -64,23 +66,29 @@ def parser(prog: str = "python -m cache") -> cli.Parser:
     return top
 
 
-def _open(arguments: argparse.Namespace) -> Cache:
-    path, folder = Path(arguments.path), Path(arguments.cache_dir)
-    there = [place for place in (path, folder / path) if place.exists()]
+def _place(arguments: argparse.Namespace) -> Location:
+    """Where the cache that is asked for lies."""
+    given, folder = location(arguments.path), location(arguments.cache_dir)
+    places = [given] if isinstance(given, Address) else [given, folder / arguments.path]
+    there = [place for place in places if exists(place) or (isinstance(place, Path) and place.exists())]
     if not there:
-        known = [str(cache.relative_to(folder)) for cache in caches_below(folder)]
+        known = [name_below(cache, folder) for cache in caches_below(folder)]
         raise RequestError(
-            f"{path}: expected a cache, found nothing there nor in {folder}{nearest(str(path), known)}; see `python -m cache ls`"
+            f"{given}: expected a cache, found nothing there nor in {folder}{nearest(str(given), known)}; see `python -m cache ls`"
         )
-    return Cache.open(next(filter(is_cache, there), there[0]))  # a folder here that is no cache may hide a name there
+    return next(filter(is_cache, there), there[0])  # a folder here that is no cache may hide a name there
+
+
+def _open(arguments: argparse.Namespace) -> Cache:
+    return Cache.open(_place(arguments))
 
 
 def _ls(arguments: argparse.Namespace) -> int:
-    folder = Path(arguments.dir or arguments.cache_dir)
+    folder = location(arguments.dir or arguments.cache_dir)
     paths = list(caches_below(folder))
     if not paths:
         raise RequestError(f"{folder}: expected caches below it, found none; make one with `make cache`, or name another directory")
-    rows = [["cache", "pairs", "parts", "size", "targets"], *(inspect.row_of(path, str(path.relative_to(folder))) for path in paths)]
+    rows = [["cache", "pairs", "parts", "size", "targets"], *(inspect.row_of(path, name_below(path, folder)) for path in paths)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for name, *numbers, targets in rows:
         cells = [name.ljust(widths[0]), *(number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)), targets]
@@ -95,17 +103,20 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    cache = _open(arguments)
-    faults = verify(cache, deep=arguments.deep)
+    path = _place(arguments)
+    faults = verify_path(path, deep=arguments.deep)
     if arguments.frames:
-        remake = f"restore the frame, or remove {cache.path} and run `make cache`"
+        cache, remake = _open(arguments), f"restore the frame, or remove {path} and run `make cache`"
         faults += [Fault(what, "frames", "pairs", pair // cache.part, str(pair), remake) for pair, what in frames().faults(cache)]
     if arguments.json:
-        told = {"path": str(cache.path), "ok": not faults, "deep": arguments.deep, "faults": [fault._asdict() for fault in faults]}
+        told = {"path": str(path), "ok": not faults, "deep": arguments.deep, "faults": [fault._asdict() for fault in faults]}
         print(json.dumps(told, indent=2))
-    else:
-        state = f"{len(faults)} faults" if faults else "whole and finished"
-        print(*(fault.line() for fault in faults), f"{cache.path}: {state}, {cache.count:,} pairs, {cache.parts} parts", sep="\n")
+        return 1 if faults else 0
+    state, size = f"{len(faults)} faults" if faults else "whole and finished", ""
+    with suppress(RunError):  # too damaged to tell
+        cache = Cache.open(path)
+        size = f", {cache.count:,} pairs, {cache.parts} parts"
+    print(*(fault.line() for fault in faults), f"{path}: {state}{size}", sep="\n")
     return 1 if faults else 0
 
 

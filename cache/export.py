@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cache.address import Location, location
 from cache.backends import is_cache, is_hdf5
 from cache.backends.base import Part, writable
 from cache.identity import diff
@@ -15,15 +15,15 @@ from cache.store import Cache
 from configs.errors import RequestError, RunError
 
 
-def export(cache: Cache, out: str | os.PathLike[str], progress: Callable[[str], None] = lambda line: None) -> Cache:
+def export(cache: Cache, out: str | Location, progress: Callable[[str], None] = lambda line: None) -> Cache:
     """Copies all published parts to `out` (a .h5 path: HDF5; else a zarr directory) and returns the copy.
 
     Each part is checked against its ledger entry before it is copied (RunError). A zarr cache that went to HDF5 and back is
     the same byte by byte. A directory that lacks parts gets them, so that an interrupted copy goes on; a file is written whole
     or not at all. RequestError if `out` is another cache, or a file that is no whole copy of this one.
     """
-    out = Path(out)
-    if not is_hdf5(out):
+    out = location(out)
+    if not (isinstance(out, Path) and is_hdf5(out)):
         return _to_directory(cache, out, progress)
     if out.exists():
         _require_copy(cache, out)
@@ -35,7 +35,7 @@ def export(cache: Cache, out: str | os.PathLike[str], progress: Callable[[str], 
     return Cache.open(out)
 
 
-def _to_directory(cache: Cache, out: Path, progress: Callable[[str], None]) -> Cache:
+def _to_directory(cache: Cache, out: Location, progress: Callable[[str], None]) -> Cache:
     remedy, teachers = "name another place for the copy", cache.teachers()
     copy = Cache.create(out, cache.spec, remedy=remedy)
     writer = writable(copy.backend)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from cache.backends.base import bytes_below, remains_of, writable
+from cache.layout import Group
 from cache.store import Cache
-from cache.verify import UNFINISHED, strays, verify
-from configs.errors import RequestError, nearest
+from cache.verify import UNFINISHED, groups_of, readable_units, strays, verify
+from configs.errors import RequestError, RunError, nearest
 
 
 class Action(NamedTuple):
@@ -53,10 +55,11 @@ def _require_known(cache: Cache, what: str, name: str, known: list[str]) -> None
 
 
 def drop_unfinished(cache: Cache) -> list[Action]:
-    """Drops what killed or failed writers have left: shards without a ledger entry, temporary files."""
+    """Drops what killed or failed writers have left: shards without a ledger entry, claims, temporary files."""
     writer = writable(cache.backend)
     remains = [stray for stray in strays(cache, cache.units().values()) if stray.what in UNFINISHED]
-    actions = [Action(str(path), bytes_below(path), partial(_remove, path)) for path in remains_of(cache.path)]  # of a killed creation
+    beside = remains_of(cache.path) if isinstance(cache.path, Path) else []  # of a killed creation
+    actions = [Action(str(path), bytes_below(path), partial(_remove, path)) for path in beside]
     if remains:
         actions.append(Action(f"{len(remains)} unfinished files", sum(stray.bytes for stray in remains), partial(writer.sweep, remains)))
     return actions
@@ -70,7 +73,23 @@ def _remove(path: Path) -> None:
 
 
 def drop_damaged(cache: Cache) -> list[Action]:
-    """Retracts the parts in which `verify` finds a fault, so that `make cache` writes them again."""
-    writer = writable(cache.backend)
-    parts = sorted({(fault.unit, fault.part) for fault in verify(cache) if fault.unit is not None and fault.part is not None})
-    return [Action(f"damaged part {part} of {unit}", 0, partial(writer.retract, unit, [part])) for unit, part in parts]
+    """Retracts the parts in which `verify` finds a fault, so that `make cache` writes them again; of the rest, writes again what follows
+    from what is sound, and drops damaged records of work."""
+    writer, faults = writable(cache.backend), verify(cache)
+    parts = sorted({(fault.unit, fault.part) for fault in faults if fault.unit is not None and fault.part is not None})
+    actions = [Action(f"damaged part {part} of {unit}", 0, partial(writer.retract, unit, [part])) for unit, part in parts]
+    if records := [where for where, record in writer.history_files() if record is None]:
+        actions.append(Action(f"{len(records)} damaged records of work", 0, partial(writer.drop_records, records)))
+    if any(fault.what.startswith("zarr.json") for fault in faults):
+        actions.append(Action("damaged descriptions, to be written again", 0, partial(_restore, cache)))
+    return actions
+
+
+def _restore(cache: Cache) -> None:
+    writer, units = writable(cache.backend), readable_units(cache)
+    placed = [placed for unit in units for placed in unit.placed]
+    for path in groups_of(cache):
+        with suppress(KeyError, RunError):
+            attributes = writer.attributes(path)
+            arrays = tuple(place for place in placed if place.group == path)
+            writer.restore(Group(path, attributes, arrays))

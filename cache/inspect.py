@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from cache.address import Location
 from cache.backends.base import MADE
 from cache.layout import LAYOUT
 from cache.store import Cache
@@ -128,7 +128,7 @@ def _tree(value: Mapping[str, Any], indent: str) -> list[str]:
     return lines
 
 
-def row_of(path: Path, name: str) -> list[str]:
+def row_of(path: Location, name: str) -> list[str]:
     """One line of `python -m cache ls`: name, pairs, parts, size, targets with their parts."""
     try:
         cache = Cache.open(path)

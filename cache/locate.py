@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cache.backends import HDF5_SUFFIXES, is_cache
+from cache.address import Address, Location, location
+from cache.backends import HDF5_SUFFIXES, is_cache, open_place
 from cache.identity import diff
 from cache.store import Cache
 from configs.errors import RequestError, TeachOnceError
 
 
-def caches_below(folder: str | os.PathLike[str], depth: int = 3) -> Iterator[Path]:
-    """Paths of the caches in a folder and its sub-folders, sorted; hidden names (caches being created) are passed over."""
-    try:
-        entries = sorted(Path(folder).iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for path in entries:
-        if path.name.startswith(".") or not (path.is_dir() or path.suffix in HDF5_SUFFIXES):
+def caches_below(folder: str | Location, depth: int = 3) -> Iterator[Location]:
+    """Places of the caches in a folder and its sub-folders, sorted; hidden names (caches being created) are passed over."""
+    folder = location(folder)
+    for name in sorted(open_place(folder).names("")):
+        path = folder / name
+        is_folder = isinstance(path, Address) or path.is_dir()
+        if name.startswith(".") or not (is_folder or (isinstance(path, Path) and path.suffix in HDF5_SUFFIXES)):
             continue
         if is_cache(path):
             yield path
-        elif path.is_dir() and depth > 1:
+        elif is_folder and depth > 1:
             yield from caches_below(path, depth - 1)
 
 
-def open_below(folder: str | os.PathLike[str]) -> tuple[list[Cache], list[str]]:
+def name_below(path: Location, folder: Location) -> str:
+    """What leads from a folder to a cache in it."""
+    return str(path).removeprefix(str(folder)).lstrip("/")
+
+
+def open_below(folder: str | Location) -> tuple[list[Cache], list[str]]:
     """The caches in a folder and its sub-folders, and why the others cannot be opened: damaged, or of another layout version."""
     caches, faults = [], []
     for path in caches_below(folder):
@@ -45,14 +49,14 @@ def has_pairs(cache: Cache) -> bool:
 
 
 def find(
-    cache_dir: str | os.PathLike[str], wanted: Mapping[str, Any], *, ignore: Iterable[str] = (), remedy: str = "make it with `make cache`"
+    cache_dir: str | Location, wanted: Mapping[str, Any], *, ignore: Iterable[str] = (), remedy: str = "make it with `make cache`"
 ) -> Cache:
     """Of the caches that are `fitting`, the one with most pairs. RequestError: there is none."""
     return max(fitting(cache_dir, wanted, ignore=ignore, remedy=remedy), key=lambda cache: cache.count)
 
 
 def fitting(
-    cache_dir: str | os.PathLike[str], wanted: Mapping[str, Any], *, ignore: Iterable[str] = (), remedy: str = "make it with `make cache`"
+    cache_dir: str | Location, wanted: Mapping[str, Any], *, ignore: Iterable[str] = (), remedy: str = "make it with `make cache`"
 ) -> list[Cache]:
     """The caches below `cache_dir` whose identity is `wanted`, apart from the ignored fields.
 

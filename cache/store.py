@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache.backends import is_cache, is_hdf5, open_backend
-from cache.backends.base import Reader, only_a_copy, writable
-from cache.backends.place import Disk
+from cache.address import Location, location
+from cache.backends import exists, is_cache, is_hdf5, open_backend, open_place
+from cache.backends.base import Reader, Writer, only_a_copy, writable
 from cache.backends.zarr_tree import ZarrTree
 from cache.identity import require
-from cache.layout import LAYOUT, Grid, PairSetSpec, by_name, check_name, crop_arrays, make_again, pair_groups, target_group, teacher_group
+from cache.layout import (
+    LAYOUT,
+    Grid,
+    Group,
+    PairSetSpec,
+    by_name,
+    check_name,
+    crop_arrays,
+    make_again,
+    pair_groups,
+    target_group,
+    teacher_group,
+)
 from cache.unit import Unit
 from configs.arrays import TargetSpec
 from configs.errors import RequestError, RunError
 
 
 class Cache:
-    """One pair set and its targets. `path` is a directory (zarr) or a .h5 file (HDF5, a copy to read); picklable: it opens itself anew."""
+    """One pair set and its targets. `path` is a directory or an address in a bucket (zarr), or a .h5 file (HDF5, a copy to read).
+
+    Picklable: it opens itself anew.
+    """
 
     def __init__(self, backend: Reader) -> None:
         """Use `Cache.create` or `Cache.open`."""
@@ -44,38 +60,48 @@ class Cache:
         self.count, self.part, self.chunk = self.grid.rows, self.grid.part, self.grid.chunk
         self._units: dict[str, Unit] = {}
 
-    def __reduce__(self) -> tuple[Callable[[Path], Cache], tuple[Path]]:
-        return Cache.open, (self.path,)
+    def __reduce__(self) -> tuple[Callable[[Location, bool], Cache], tuple[Location, bool]]:
+        return _opened, (self.path, self._backend.checks)
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], spec: PairSetSpec, *, remedy: str = "choose another path, or remove that cache") -> Cache:
+    def create(cls, path: str | Location, spec: PairSetSpec, *, remedy: str = "choose another path, or remove that cache") -> Cache:
         """Creates an empty cache, or opens the one at `path` if it was created with the same specification (metadata aside).
 
         Several processes may call it at once. RequestError with the differences and `remedy` if another cache lies there.
         """
-        path, groups = Path(path), pair_groups(spec)
-        # an existing cache is opened without building another first; the race of two creators is decided by the rename
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        path, groups = location(path), pair_groups(spec)
+        # an existing cache is opened without building another first; the race of two creators is decided by the place
+        if not exists(path):
             if is_hdf5(path):
                 raise RequestError(only_a_copy(path))
-            ZarrTree.create(Disk(path), groups)
+            ZarrTree.create(open_place(path), groups)
+        if not is_hdf5(path):
+            _restore_lost(ZarrTree(open_place(path)), "pairs", groups)
         cache = cls.open(path)
         writable(cache.backend)
         require(cache.identity, spec.identity, what=str(path), remedy=remedy)
         require(_shape(cache.spec), _shape(spec), what=str(path), remedy=remedy)
+        for group in groups:
+            arrays = tuple(placed for placed in cache.pairs.placed if placed.group == group.path)
+            writable(cache.backend).restore(replace(group, arrays=arrays))
         return cache
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Cache:
+    def open(cls, path: str | Location) -> Cache:
         """Opens a cache. RequestError if there is none, if it is something else, or of another layout version."""
-        path = Path(path)
-        if not path.exists():
+        path = location(path)
+        if not (exists(path) or (isinstance(path, Path) and path.exists())):
             raise RequestError(f"{path}: expected a cache, found nothing; make it with `make cache`, or see `python -m cache ls`")
         if not is_cache(path):
             raise RequestError(
                 f"{path}: expected a cache, found something else; name a directory or .h5 file that `python -m cache ls` shows"
             )
         return cls(open_backend(path))
+
+    def check_before_use(self, wanted: bool = True) -> Cache:
+        """From now on every part is checked against its checksums before it is read for the first time (RunError); gives itself."""
+        self._backend.checks = wanted
+        return self
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -164,6 +190,7 @@ class Cache:
         writer = writable(self._backend)
         if teacher not in writer.children("targets"):
             writer.add(parent)
+        _restore_lost(writer, group.path, (parent, group))
         held, wanted = self._backend.attributes(parent.path), parent.attributes
         require(held["identity"], wanted["identity"], what=f"{self.path}: teacher {teacher}", remedy=remedy)
         if target.name not in self._backend.children(parent.path):
@@ -176,6 +203,7 @@ class Cache:
         require(held["identity"], wanted["identity"], what=what, remedy=remedy)
         shapes = {"arrays": by_name(unit.arrays.values()), "constants": held["constants"]}
         require(shapes, {"arrays": by_name(target.arrays), "constants": wanted["constants"]}, what=what, remedy=remedy)
+        writer.restore(replace(group, arrays=unit.placed))
         return unit
 
     # the record of work
@@ -187,6 +215,21 @@ class Cache:
     def add_history(self, record: Mapping[str, Any]) -> None:
         """Appends one record."""
         writable(self._backend).add_history(record)
+
+
+def _restore_lost(writer: Writer, unit: str, groups: Sequence[Group]) -> None:
+    """Writes damaged attributes of a unit again, where an entry of its ledger shows that it is the one of these groups."""
+    for part in sorted(writer.published(unit)):
+        with suppress(RunError):
+            entry = writer.entry(unit, part)
+            if entry is not None and entry["fingerprint"] == groups[-1 if unit != "pairs" else 0].attributes["fingerprint"]:
+                for group in groups:
+                    writer.restore(replace(group, arrays=(), constants={}))
+            return
+
+
+def _opened(path: Location, checks: bool) -> Cache:
+    return Cache.open(path).check_before_use(checks)
 
 
 def _shape(spec: PairSetSpec) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class Unit:
         self._placed = {name: Placed(path, array, grid) for name, array in self.arrays.items()}
         # what the ledger says of the arrays in the parts that were seen published, which stay
         self._records: dict[int, dict[str, dict[str, Any]]] = {}
+        self._checked: set[int] = set()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -101,6 +103,10 @@ class Unit:
     def missing(self) -> list[int]:
         """The parts that are not published, in order."""
         there = self._backend.published(self.path)
+        unseen = [part for part in sorted(there) if part < self._grid.parts and part not in self._records]
+        if len(unseen) > 1:  # in a bucket each takes a request
+            with ThreadPoolExecutor(16 if self._backend.remote else 1) as pool:
+                list(pool.map(self.entry, unseen))
         return [part for part in range(self._grid.parts) if part not in there or not self.published(part)]
 
     @property
@@ -123,6 +129,18 @@ class Unit:
             sizes = (self._backend.stored_bytes(placed, part, entry["arrays"][placed.path]) for part, entry in entries)
             total[placed.path.removeprefix(f"{self.path}/")] = sum(sizes)
         return total
+
+    def check(self, part: int) -> None:
+        """Recomputes the checksums of a published part, once. RunError naming the array that differs."""
+        if part in self._checked:
+            return
+        records = (self.entry(part) or {"arrays": {}})["arrays"]
+        for placed in self.placed:
+            if wrong := self._backend.fault(placed, part, records[placed.path], fresh=False):
+                raise RunError(
+                    f"{placed.path}, part {part}: expected the bytes of its checksum, found damage ({wrong}); {self._backend.mend}"
+                )
+        self._checked.add(part)
 
     # writing and reading
 
@@ -181,6 +199,8 @@ class Unit:
                     f"{self.path}: expected part {part} (pairs {first}-{last - 1}) to be published, found no ledger entry;"
                     f" {self._backend.finish}"
                 )
+            if self._backend.checks:
+                self.check(part)
             yield part, start - first, min(stop, last) - start
             start = last
 

@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cache.backends import open_backend
+from cache.address import Location
+from cache.backends import is_hdf5, open_backend
 from cache.backends.base import Reader, Stray
 from cache.layout import Group, unsealed
 from cache.store import Cache
 from cache.unit import Unit
-from configs.errors import RunError, TeachOnceError
+from configs.errors import RequestError, TeachOnceError
 from configs.machine import processors
 
-_RESTORE = "restore it from a copy, or remove the cache and run `make cache`"
+_AGAIN = "run `make cache`, which writes it again"
 UNFINISHED = ("unpublished remains of a part", "remains of an interrupted write")
 
 
@@ -49,27 +50,36 @@ def verify(cache: Cache, *, deep: bool = False) -> list[Fault]:
     for where, record in cache.backend.history_files():
         if record is None:
             faults.append(Fault("no sound record of work", where, None, None, None, f"run `python -m cache gc {cache.path} --damaged`"))
-    faults += [_stray_fault(cache, stray) for stray in strays(cache, units)]
+    # what lies in a target that cannot be read is no stranger
+    known = {unit.path for unit in units}
+    unread = tuple(f"{top}{path}/" for path in groups_of(cache) if _is_target(path) and path not in known for top in ("", "ledger/"))
+    faults += [_stray_fault(cache, stray) for stray in strays(cache, units) if not stray.path.startswith(unread)]
     return faults if cache.backend.kind == "zarr" else [fault._replace(remedy=cache.backend.mend) for fault in faults]
 
 
-def verify_path(path: Path, *, deep: bool = False) -> list[Fault]:
+def verify_path(path: Location, *, deep: bool = False) -> list[Fault]:
     """The same of a cache that may be too damaged to be opened. RequestError if there is none."""
     try:
         return verify(Cache.open(path), deep=deep)
-    except RunError as error:
+    except TeachOnceError as error:
+        if isinstance(path, Path) and is_hdf5(path):
+            raise
         groups = {group: _attributes(open_backend(path), group)[1] for group in ("", "pairs", "crops")}
-        faults = [Fault(wrong, group or "/", None, None, None, _RESTORE) for group, wrong in groups.items() if wrong]
-        return faults or [Fault(str(error), "/", None, None, None, _RESTORE)]
+        faults = [Fault(wrong, group or "/", None, None, None, _AGAIN) for group, wrong in groups.items() if wrong]
+        # of what is no cache nothing is sound; a cache of another version is sound in all
+        if isinstance(error, RequestError) and len(faults) in (0, len(groups)):
+            raise
+        return faults or [Fault(str(error), "/", None, None, None, _AGAIN)]
 
 
 def strays(cache: Cache, units: Iterable[Unit]) -> list[Stray]:
     """What no ledger entry and no group accounts for; `units` are those that can be read."""
-    groups = [Group(path, {}) for path in _groups(cache) if not _is_target(path)]
+    groups = [Group(path, {}) for path in groups_of(cache) if not _is_target(path)]
     return list(cache.backend.strays([*groups, *(Group(unit.path, cache.backend.attributes(unit.path), unit.placed) for unit in units)]))
 
 
-def _groups(cache: Cache) -> list[str]:
+def groups_of(cache: Cache) -> list[str]:
+    """Paths of all groups, readable or not."""
     teachers = [f"targets/{teacher}" for teacher in cache.backend.children("targets")]
     return ["", "pairs", "crops", "targets", *teachers, *(f"targets/{teacher}/{target}" for teacher, target in cache.target_names())]
 
@@ -78,12 +88,12 @@ def _is_target(group: str) -> bool:
     return group.count("/") == 2
 
 
-def _drop(cache: Cache, group: str) -> str:
+def _again(cache: Cache, group: str) -> str:
     names = group.split("/")[1:]
     if not names:
-        return _RESTORE
+        return _AGAIN
     option = f"--target {'/'.join(names)}" if _is_target(group) else f"--teacher {names[0]}"
-    return f"run `python -m cache gc {cache.path} {option}` and then `make cache`"
+    return f"{_AGAIN}, or drop it with `python -m cache gc {cache.path} {option}`"
 
 
 def _attributes(backend: Reader, group: str) -> tuple[dict[str, Any], str]:
@@ -95,15 +105,20 @@ def _attributes(backend: Reader, group: str) -> tuple[dict[str, Any], str]:
         return {}, f"attributes cannot be read ({error})"
 
 
+def readable_units(cache: Cache) -> list[Unit]:
+    """The units whose description is sound."""
+    return _opened(cache)[1]
+
+
 def _opened(cache: Cache) -> tuple[list[Fault], list[Unit]]:
     """What is wrong with the files of the groups, and the units that can be read."""
     faults, units = [], [cache.pairs]
-    for group in _groups(cache):
+    for group in groups_of(cache):
         attributes, wrong = _attributes(cache.backend, group)
         found = [(group or "/", wrong)] if wrong else list(cache.backend.group_faults(group, attributes))
         if not wrong and _is_target(group) and (unit := cache.target(*group.split("/")[1:])) is not None:
             units.append(unit)
-        faults += [Fault(what, where, None, None, None, _drop(cache, group)) for where, what in found]
+        faults += [Fault(what, where, None, None, None, _again(cache, group)) for where, what in found]
     return faults, units
 
 
@@ -115,7 +130,7 @@ def _unit_faults(cache: Cache, unit: Unit, deep: bool, pool: ThreadPoolExecutor)
     except TeachOnceError as error:
         described.append((unit.path, f"constants: {error}"))
     for where, wrong in described:
-        yield Fault(wrong, where, unit.path, None, None, _drop(cache, unit.path))
+        yield Fault(wrong, where, unit.path, None, None, _again(cache, unit.path))
     there = sorted(cache.backend.published(unit.path))
     for part, found in zip(there, pool.map(lambda part: list(_part_faults(cache, unit, part, deep)), there), strict=True):
         pairs = f"{part * cache.part}-{cache.bounds(part)[1] - 1}" if part < cache.parts else "none"

@@ -248,6 +248,7 @@ class TrainConfig(Section):
         max_length=1000,
         description="names of caches to take where several fit, or though the data set's annotation has changed",
     )
+    verify: bool = Field(True, description="check every part of a cache against its checksums before its first use in a run")
     feed: Literal["auto", "dali", "torch"] = Field("auto", description="auto: DALI where it is installed")
     feed_threads: Few | None = Field(None, description="decoder threads; null: all processors this process may use")
     shuffle_window: Few = Field(16, description="chunks of the cache that are shuffled together")

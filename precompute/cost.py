@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cache import Cache, PairSetSpec, TargetSpec, Unit
-from configs.errors import RequestError
+from cache.address import Location
+from configs.errors import RequestError, RunError
 from configs.machine import free_bytes
 from configs.schema import Config
 from configs.units import size_text
@@ -46,7 +47,9 @@ def targets_needed(cache: Cache | None, count: int, teacher: str, specs: Iterabl
     """Of the targets of one teacher."""
     needs = []
     for spec in specs:
-        unit = cache.target(teacher, spec.name) if cache is not None else None
+        unit = None
+        with suppress(RunError):  # one whose description is damaged is written again
+            unit = cache.target(teacher, spec.name) if cache is not None else None
         bound = "<= " if any(array.compress for array in spec.arrays) else ""
         needs.append(Need(spec.name, _lacking(cache, unit, count), spec.pair_bytes, bound))
     return needs
@@ -57,8 +60,10 @@ def total(needs: Iterable[Need]) -> float:
     return MARGIN * sum(need.pairs * need.each for need in needs)
 
 
-def require_room(folder: Path, needs: Iterable[Need]) -> None:
-    """RequestError: the disk cannot hold all of it."""
+def require_room(folder: Location, needs: Iterable[Need]) -> None:
+    """RequestError: the disk cannot hold all of it; a bucket can."""
+    if not isinstance(folder, Path):
+        return
     wanted, free = total(needs), free_bytes(folder)
     if wanted > free:
         raise RequestError(
@@ -67,12 +72,13 @@ def require_room(folder: Path, needs: Iterable[Need]) -> None:
         )
 
 
-def estimate(folder: Path, needs: Sequence[Need]) -> str:
+def estimate(folder: Location, needs: Sequence[Need]) -> str:
     """One line with the bytes a pair of what is missing, the total still to be written and the free space."""
     missing = [need for need in needs if need.pairs]
     items = " + ".join(f"{need.name} {need.bound}{need.each:,.0f}" for need in missing)
     less = next((need.bound for need in missing if need.bound), "")
-    return f"bytes a pair: {items}; still to write {less}{size_text(total(needs))}, free {size_text(free_bytes(folder))}"
+    free = f", free {size_text(free_bytes(folder))}" if isinstance(folder, Path) else ""
+    return f"bytes a pair: {items}; still to write {less}{size_text(total(needs))}{free}"
 
 
 def _lacking(cache: Cache | None, unit: Unit | None, count: int) -> int:

@@ -20,6 +20,7 @@ _EXTRAS = {
     "DALI": (("nvidia-dali-cuda130", "nvidia-dali-cuda120"), "the slower OpenCV feed takes its place; pip install 'teachonce[dali]'"),
     "onnx": (("onnx",), "needed for the export to ONNX only; pip install 'teachonce[onnx]'"),
     "onnxruntime": (("onnxruntime",), "needed for the export to ONNX only; pip install 'teachonce[onnx]'"),
+    "obstore": (("obstore",), "needed for caches in a bucket only; pip install 'teachonce[s3]'"),
 }
 
 
@@ -27,13 +28,14 @@ def environment(cache_dir: str) -> dict[str, Any]:
     """What there is, by name, and the problems with what to do: the JSON form."""
     torch, cuda = torch_version()
     driver = driver_cuda()
+    bucket = cache_dir.startswith("s3:")
     facts = {
-        "disk": f"{size_text(free_bytes(Path(cache_dir)))} free below {cache_dir}",
+        "disk": f"none for caches: {cache_dir}" if bucket else f"{size_text(free_bytes(Path(cache_dir)))} free below {cache_dir}",
         "torch": f"{torch} ({f'CUDA {cuda}' if cuda else 'no CUDA'})",
         "GPU driver": f"up to {_dotted(driver)}" if driver else "none found",
         **{name: _installed(packages) or f"not installed: {without}" for name, (packages, without) in _EXTRAS.items()},
     }
-    problems = [*disk_problems(cache_dir), *driver_problems(torch, cuda, driver)]
+    problems = [*([] if bucket else disk_problems(cache_dir)), *driver_problems(torch, cuda, driver)]
     return {"facts": facts, "problems": [problem._asdict() for problem in problems]}
 
 

@@ -8,17 +8,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from cache import Cache, PairSetSpec, Unit, require
+from cache.address import Location, location
+from cache.backends import exists
 from cache.claims import Claims, claimed
 from cache.locate import has_pairs
-from configs import Config, RequestError, dataset_entry
+from configs import Config, RequestError, RunError, dataset_entry
 from configs.arrays import TargetSpec
 from configs.catalog import members
 from configs.files import fingerprint
@@ -68,7 +69,7 @@ class Job:
     """One cache to fill, checked."""
 
     dataset: Dataset
-    path: Path
+    path: Location
     spec: PairSetSpec
     needs: list[cost.Need]
     """of the pair set, then of every target"""
@@ -85,9 +86,9 @@ def make_caches(request: Request) -> None:
     everything = dict.fromkeys(name for names in named.values() for name in names)
     maker = CacheMaker(request)
     jobs = [maker.job(name, split) for name in everything for split, names in named.items() if name in names]
-    cost.require_room(Path(request.config.cache_dir), [need for job in jobs for need in job.needs])
+    cost.require_room(location(request.config.cache_dir), [need for job in jobs for need in job.needs])
     maker.require_memory()
-    filled: list[Path] = []
+    filled: list[Location] = []
     try:
         for job in jobs:
             maker.fill(job)
@@ -129,8 +130,7 @@ class CacheMaker:
         """The cache of a data set and split; creates nothing. RequestError: unusable data, or another teacher's targets in the cache."""
         dataset = open_usable(self.config, name, split)
         path, spec = pair_set(self.config, dataset)
-        there = path.exists() and not (path.is_dir() and not any(path.iterdir()))
-        cache = Cache.create(path, spec, remedy=_remedy(path)) if there else None
+        cache = Cache.create(path, spec, remedy=_remedy(path)) if exists(path) else None
         if cache is not None and self.config.recut_pairs and self.speaks and has_pairs(cache):
             print(require_same(cache, dataset, self.config.recut_pairs), flush=True)
         needs = [cost.crops_needed(cache, spec, CropWriter(dataset, self.config.pairs, self.threads))]
@@ -143,7 +143,8 @@ class CacheMaker:
     def fill(self, job: Job) -> None:
         """Creates the cache where there is none, and makes what it lacks together with whoever else is at it."""
         config, teacher = self.config, self.teacher
-        cache = Cache.create(job.path, job.spec, remedy=_remedy(job.path))
+        # a target of damaged crops would be wrong and whole
+        cache = Cache.create(job.path, job.spec, remedy=_remedy(job.path)).check_before_use()
         targets = {spec.name: _add(cache, teacher, spec) for spec in self.specs} if teacher else {}
         lacking = functools.partial(_lacking, (cache.pairs, *targets.values()), self.share or (0, 1))
         missing = lacking()
@@ -152,15 +153,13 @@ class CacheMaker:
             print(f"{cache.path}: {cache.count:,} pairs of {len(job.dataset.sequences):,} sequences, {done} of {cache.parts} parts done")
         if missing:
             print(cost.estimate(job.path.parent, job.needs), flush=True)
-        batch = teacher.batch if teacher else 1
-        made = made_with(self.device, batch)
-        work = Work(cache, config.pairs, (), targets, batch, self.device, config.train.feed, self.threads, made)
+        work = self.work(cache)
         if self.speaks:
-            for note in other_rounding(targets, {**made, "decoder": decoder_made(decoder_name(config.train.feed, self.device))}):
+            for note in other_rounding(work.targets, {**work.made, "decoder": decoder_made(decoder_name(config.train.feed, self.device))}):
                 print(note)
         pairs = sum(stop - start for start, stop in map(cache.bounds, missing))
         with Claims(cache) as claims, ProgressBar(f"cache {cache.path.name}", pairs, "pair", shown=self.speaks and pairs > 0) as progress:
-            measured = self._work(work, job.dataset, claims, lacking, progress)
+            measured = here(self, job, cache, lacking, claims, progress)
             claims.clear()
         if measured.pairs:
             report(config, cache, measured, teacher, list(targets))
@@ -168,21 +167,33 @@ class CacheMaker:
         if job.dataset.split == "train" and (line := cost.break_even(config, measured)):
             print(line)
 
-    def _work(self, work: Work, dataset: Dataset, claims: Claims, lacking: Callable[[], list[int]], progress: ProgressBar) -> Measured:
-        """Claims and makes parts until none is lacking; waits for those that others are making."""
-        measured, waits = Measured(), False
-        while missing := lacking():
-            parts = claimed(claims, (work.cache.pairs, *work.targets.values()), lacking)
-            if (first := next(parts, None)) is not None:
-                with closing(CropWriter(dataset, work.pairs, self.threads)) as writer:
-                    own = replace(work, parts=itertools.chain([first], parts), done=claims.give_back)
-                    fill(own, writer, self.live, measured, progress)
-            else:
-                if not waits and self.speaks:
-                    progress.say(f"waits for {len(missing)} parts that others are making (first: part {missing[0]})")
-                waits = True
-                time.sleep(POLL_S)
-        return measured
+    def work(self, cache: Cache) -> Work:
+        """What is to be done to an open cache whose targets have been added; no part yet."""
+        name, batch = (self.teacher.name, self.teacher.batch) if self.teacher is not None else ("", 1)
+        targets = {spec.name: unit for spec in self.specs if (unit := cache.target(name, spec.name)) is not None}
+        made = made_with(self.device, batch)
+        return Work(cache, self.config.pairs, (), targets, batch, self.device, self.config.train.feed, self.threads, made)
+
+    def make(self, work: Work, dataset: Dataset, measured: Measured, progress: ProgressBar) -> None:
+        """Makes the parts of the work in this process."""
+        with closing(CropWriter(dataset, work.pairs, self.threads)) as writer:
+            fill(work, writer, self.live, measured, progress)
+
+
+def here(maker: CacheMaker, job: Job, cache: Cache, lacking: Callable[[], list[int]], claims: Claims, progress: ProgressBar) -> Measured:
+    """Claims and makes parts in this process until none is lacking; waits for those that others are making."""
+    measured, waits, work = Measured(), False, maker.work(cache)
+    while missing := lacking():
+        parts = claimed(claims, (cache.pairs, *work.targets.values()), lacking)
+        if (first := next(parts, None)) is not None:
+            own = replace(work, parts=itertools.chain([first], parts), done=claims.give_back)
+            maker.make(own, job.dataset, measured, progress)
+        else:
+            if not waits and maker.speaks:
+                progress.say(f"waits for {len(missing)} parts that others are making (first: part {missing[0]})")
+            waits = True
+            time.sleep(POLL_S)
+    return measured
 
 
 def _lacking(units: Sequence[Unit], share: tuple[int, int]) -> list[int]:
@@ -201,15 +212,15 @@ def open_usable(config: Config, name: str, split: str) -> Dataset:
     return dataset
 
 
-def pair_set(config: Config, dataset: Dataset) -> tuple[Path, PairSetSpec]:
+def pair_set(config: Config, dataset: Dataset) -> tuple[Location, PairSetSpec]:
     """Where the cache of a pair set lies, and what it is."""
     identity = pair_identity(config.pairs, dataset.name, dataset.split) | {"content_sha256": dataset.content_hash}
-    path = Path(config.cache_dir) / f"{dataset.name}-{dataset.split}-{fingerprint(identity)[:10]}"
+    path = location(config.cache_dir) / f"{dataset.name}-{dataset.split}-{fingerprint(identity)[:10]}"
     arrays, bound = pair_arrays(config.pairs), crop_bytes_bound(config.pairs)
     return path, PairSetSpec(identity, identity["count"], arrays, bound, PART, CHUNK, {"sequences": dataset.sequences})
 
 
-def _remedy(path: Path) -> str:
+def _remedy(path: Location) -> str:
     return f"remove {path} and run `make cache` again"
 
 
@@ -233,10 +244,15 @@ def _add(cache: Cache, teacher: TeacherSpec, spec: TargetSpec) -> Unit:
 def _refuse_others(cache: Cache, teacher: TeacherSpec, specs: Sequence[TargetSpec]) -> None:
     """RequestError where the cache holds, under the names of this teacher and its targets, those of another."""
     for spec in specs:
-        remedy, held = _drop(cache, teacher, spec), cache.teachers().get(teacher.name)
+        remedy, held = _drop(cache, teacher, spec), None
+        with suppress(RunError):  # a damaged description is written again
+            held = cache.teachers().get(teacher.name)
         if held is not None:
             require(held, teacher.identity(), what=f"{cache.path}: teacher {teacher.name}", remedy=remedy)
-        if (unit := cache.target(teacher.name, spec.name)) is not None:
+        unit = None
+        with suppress(RunError):
+            unit = cache.target(teacher.name, spec.name)
+        if unit is not None:
             require(unit.identity, spec.identity, what=f"{cache.path}: {unit.path}", remedy=remedy)
 
 

@@ -100,7 +100,7 @@ def _open_caches(config: Config, split: str) -> Iterator[Cache]:
                 f"{cache.path}: expected all {cache.parts} parts of the pair set, found {len(missing)} missing;"
                 f" finish it with `{cache_command(_with_count(config, split, cache.count), split, word)}` (finished parts are kept)"
             )
-        yield cache
+        yield cache.check_before_use(config.train.verify)
 
 
 def _find(config: Config, wanted: dict[str, Any], remedy: str) -> Cache:

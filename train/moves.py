@@ -25,6 +25,7 @@ MOVABLE = {
     "train.feed_threads": "machine",
     "train.caches": "place: what the caches hold is compared",
     "recut_pairs": "checked before the first step only",
+    "train.verify": "checked before it is used, or not",
     "train.check_pairs": "checked before the first epoch only",
     "train.val_every": "when a run is looked at",
     "train.log_every": "when a run is looked at",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from cache.address import Location
 from cache.backends.place import Place
 from cache.layout import Group, Placed
 from configs.errors import RequestError, RunError
@@ -53,10 +54,15 @@ class PartWriter(Protocol):
 class Reader(Protocol):
     """Groups, arrays and the ledger of one cache. Nothing here knows of identities or of pairs; rows are counted within a part."""
 
-    path: Path
+    @property
+    def path(self) -> Location:
+        """Where the cache lies."""
+
     kind: str  # "zarr" or "hdf5"
     mend: str  # what to do where a part is damaged,
     finish: str  # and where one is missing: the end of an error message
+    remote: bool  # whether each look costs a request over a network
+    checks: bool  # whether a part is checked before it is read for the first time
 
     def described(self, group: str) -> dict[str, Any]:
         """Attributes of a group as they are; KeyError if there is none, RunError if they cannot be read."""
@@ -82,8 +88,11 @@ class Reader(Protocol):
     def published(self, unit: str) -> set[int]:
         """The parts with a ledger entry."""
 
-    def fault(self, placed: Placed, part: int, record: Mapping[str, Any]) -> str | None:
-        """What is wrong with the stored bytes of a part, checked against the ledger; None if nothing."""
+    def fault(self, placed: Placed, part: int, record: Mapping[str, Any], fresh: bool = True) -> str | None:
+        """What is wrong with the stored bytes of a part, checked against the ledger; None if nothing.
+
+        `fresh`: with those where the cache lies; else with those that reading will use, which may be a copy that is nearer.
+        """
 
     def stored_bytes(self, placed: Placed, part: int, record: Mapping[str, Any]) -> int:
         """What a published part of an array takes."""
@@ -115,6 +124,15 @@ class Writer(Reader, Protocol):
 
     def add(self, group: Group) -> bool:
         """Creates a group with its arrays and constants; False if it is already there (whoever made it)."""
+
+    def restore(self, group: Group) -> list[str]:
+        """Writes again what is not as it should be of the description of a group, its arrays and its constants; what that was.
+
+        Attributes that are sound are kept: those of `group` take the place of lost ones alone.
+        """
+
+    def drop_records(self, where: Iterable[str]) -> None:
+        """Removes records of work, by the names that `history_files` gives."""
 
     def group_bytes(self, group: str) -> int:
         """Bytes on disk of a group and all below it; 0 if there is nothing."""
@@ -148,7 +166,7 @@ def writable(reader: Reader) -> Writer:
     return reader
 
 
-def only_a_copy(path: Path) -> str:
+def only_a_copy(path: Location) -> str:
     """What is said where an HDF5 file is asked to be written."""
     return (
         f"{path}: expected a zarr cache (a directory) to write to, found the path of an HDF5 file, which is a copy and never changed;"

@@ -35,6 +35,7 @@ class Hdf5Copy:
     """
 
     kind = "hdf5"
+    remote = checks = False
     mend = finish = "remove this copy and export its zarr cache again, finished and sound"
 
     def __init__(self, path: Path) -> None:
@@ -102,7 +103,7 @@ class Hdf5Copy:
 
     # checking
 
-    def fault(self, placed: Placed, part: int, record: Mapping[str, Any]) -> str | None:
+    def fault(self, placed: Placed, part: int, record: Mapping[str, Any], fresh: bool = True) -> str | None:
         first, last = placed.grid.bounds(part)
         if record["bytes"] > (last - first) * placed.array.row_bytes:  # fewer only of crops
             return "ledger says more bytes than there are rows"

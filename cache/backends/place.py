@@ -32,11 +32,14 @@ class Place(Protocol):
     path: Any
     """of the root: a Path, or an Address in a bucket; for messages and for opening it again"""
 
+    step: int
+    """bytes that are best read at once, where a whole file is read"""
+
     def get(self, key: str) -> bytes:
         """The whole content."""
 
-    def read_into(self, key: str, at: int, out: memoryview) -> int:
-        """Fills `out` with the bytes from `at` on; how many there were."""
+    def read_into(self, key: str, at: int, out: memoryview, fresh: bool = False) -> int:
+        """Fills `out` with the bytes from `at` on; how many there were. `fresh`: from where they lie, and from no copy that is nearer."""
 
     def size(self, key: str) -> int | None:
         """Bytes; None if there is none."""
@@ -75,13 +78,15 @@ class Place(Protocol):
 class Disk:
     """A folder. A file is written in the scratch folder of this process, made durable and moved into its place."""
 
+    step = 1 << 20
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def get(self, key: str) -> bytes:
         return (self.path / key).read_bytes()
 
-    def read_into(self, key: str, at: int, out: memoryview) -> int:
+    def read_into(self, key: str, at: int, out: memoryview, fresh: bool = False) -> int:
         handle, done = os.open(self.path / key, os.O_RDONLY), 0
         try:
             while done < len(out) and (got := os.preadv(handle, [out[done:]], at + done)):

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,17 @@ _PLAIN: dict[str, Any] = {
     "chunk_key_encoding": {"name": "default", "separator": "."},  # one file a shard, no folders in between
 }
 _CONSTANTS = {"doc": "arrays of the target as a whole, the same for every pair"}
-_BLOCK = 1 << 20  # bytes that are hashed at once
 
 
 class ZarrTree:
     """One cache as a zarr tree (see `cache.backends.base.Writer`)."""
 
     kind = "zarr"
+    checks = False
     finish = "write it with `make cache` (finished parts are kept)"
 
     def __init__(self, place: Place) -> None:
-        self.place, self.path = place, place.path
+        self.place, self.path, self.remote = place, place.path, not isinstance(place.path, Path)
         self.mend = f"run `python -m cache gc {place.path} --damaged` and then `make cache`"
         self._readers: dict[str, ShardReader] = {}
 
@@ -57,10 +58,8 @@ class ZarrTree:
     # groups
 
     def described(self, group: str) -> dict[str, Any]:
-        try:
-            content = self.place.get(_key(group, "zarr.json"))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise KeyError(group) from None
+        if (content := self._found(_key(group, "zarr.json"))) is None:
+            raise KeyError(group)
         attributes = json_of(content).get("attributes")
         if not isinstance(attributes, dict):
             where = f"{self.path}/{_key(group, 'zarr.json')}"
@@ -79,6 +78,23 @@ class ZarrTree:
     def add(self, group: Group) -> bool:
         files = {key.removeprefix(f"{group.path}/"): content for key, content in _files(group).items()}
         return self.place.create_tree(group.path, files)
+
+    def restore(self, group: Group) -> list[str]:
+        with contextlib.suppress(KeyError, RunError):
+            group = replace(group, attributes=self.attributes(group.path))
+        wanted = _files(group)
+        if not group.path and self._ledger_fault():
+            wanted["ledger/zarr.json"] = _ledger_array()
+        lost = [key for key, text in wanted.items() if self._found(key) != text]
+        for key in lost:
+            self.place.put(key, wanted[key])
+        return lost
+
+    def _found(self, key: str) -> bytes | None:
+        try:
+            return self.place.get(key)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
 
     def group_bytes(self, group: str) -> int:
         return sum(size for _, size in self.place.walk(group))
@@ -123,25 +139,23 @@ class ZarrTree:
         with self.place.scratch() as folder, contextlib.ExitStack() as files:
             yield TreePart(self, part, folder, files)
 
-    def shard_fault(self, key: str, record: Mapping[str, Any]) -> str | None:
+    def shard_fault(self, key: str, record: Mapping[str, Any], fresh: bool = True) -> str | None:
         """What is wrong with a shard, measured against its record in the ledger; None if nothing."""
         size = self.place.size(key)
         if size is None:
             return "shard is missing"
         if size != record["bytes"]:
             return f"shard has {size} bytes instead of {record['bytes']}"
-        digest, block = hashlib.sha256(), memoryview(bytearray(min(_BLOCK, max(1, size))))
-        for at in range(0, size, _BLOCK):
-            digest.update(block[: self.place.read_into(key, at, block)])
+        digest, block = hashlib.sha256(), memoryview(bytearray(min(self.place.step, max(1, size))))
+        for at in range(0, size, self.place.step):
+            digest.update(block[: self.place.read_into(key, at, block, fresh)])
         return None if digest.hexdigest() == record["sha256"] else "checksum of the shard differs"
 
     # ledger
 
     def entry(self, unit: str, part: int) -> dict[str, Any] | None:
         key = _entry_key(unit, part)
-        try:
-            text = self.place.get(key)
-        except FileNotFoundError:
+        if (text := self._found(key)) is None:
             return None
         return ledger_entry(text, entry_text, f"{self.path}/{key}", self.mend)
 
@@ -153,8 +167,10 @@ class ZarrTree:
 
     # checking
 
-    def fault(self, placed: Placed, part: int, record: Mapping[str, Any]) -> str | None:
-        return self.shard_fault(shard_key(placed, part), record)
+    def fault(self, placed: Placed, part: int, record: Mapping[str, Any], fresh: bool = True) -> str | None:
+        wrong = self.shard_fault(shard_key(placed, part), record, fresh)
+        # a copy nearby may be damaged where the shard is not, and is then written again
+        return self.shard_fault(shard_key(placed, part), record) if wrong and not fresh else wrong
 
     def stored_bytes(self, placed: Placed, part: int, record: Mapping[str, Any]) -> int:
         return int(record["bytes"])
@@ -180,9 +196,7 @@ class ZarrTree:
         return None if None in faults else faults[0]
 
     def _json_fault(self, key: str, wanted: Any) -> str | None:
-        try:
-            text = self.place.get(key)
-        except FileNotFoundError:
+        if (text := self._found(key)) is None:
             return "zarr.json is missing"
         # written as zarr writes JSON: not a byte may differ
         same = json_of(text) == wanted and json.dumps(json_of(text), indent=2).encode() == text
@@ -228,6 +242,10 @@ class ZarrTree:
         for key in sorted(f"ledger/history/{name}" for name in self.place.names("ledger/history")):
             if _HISTORY.fullmatch(key):
                 yield key, history_record(self.place.get(key))
+
+    def drop_records(self, where: Iterable[str]) -> None:
+        # a line of the old form is part of a file that is never changed
+        self.place.delete(key for key in where if _HISTORY.fullmatch(key))
 
     def add_history(self, record: Mapping[str, Any]) -> None:
         number = len(self.place.names("ledger/history"))
@@ -340,9 +358,11 @@ def _ledger_array(attributes: Mapping[str, Any] | None = None) -> bytes:
 def _files(group: Group) -> dict[str, bytes]:
     """A new group as files, by key; its own description last."""
     files = {f"{placed.path}/zarr.json": _array_text(placed) for placed in group.arrays}
-    if group.constants:
+    described = group.attributes.get("constants", {})
+    if described:
         files[f"{group.path}/constants/zarr.json"] = _group_text(_CONSTANTS)
+    for name, told in described.items():
+        files[f"{group.path}/constants/{name}/zarr.json"] = _constant_text(told["shape"], told["dtype"])
     for name, value in group.constants.items():
-        files[f"{group.path}/constants/{name}/zarr.json"] = _constant_text(value.shape, value.dtype.name)
         files[f"{group.path}/constants/{name}/{_chunk_of(value.shape)}"] = value.astype(value.dtype.newbyteorder("<")).tobytes()
     return files | {_key(group.path, "zarr.json"): _group_text(group.attributes)}
