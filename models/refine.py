@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from models.heads import Head
+from models.ascent import Ascent
 from models.tracker import HEAD_LAYERS, Tracker
 
 MOST_GROWTH = math.log(1000 / 16)
@@ -19,41 +19,38 @@ PUBLISHED_TARGET = 288 / 5
 """Side of a target in the published crops, in pixels."""
 
 
+@torch.no_grad()
 def climb(
-    head: Head, modulation: tuple[Tensor, Tensor], maps: tuple[Tensor, Tensor], boxes: Tensor, steps: int, step: float
+    ascent: Ascent, modulation: tuple[Tensor, Tensor], maps: tuple[Tensor, Tensor], boxes: Tensor, steps: int, step: float
 ) -> tuple[Tensor, Tensor]:
     """boxes (B, N, 4) after that many steps of box += step * gradient of the prediction * (w, h, w, h); and their predictions (B, N).
 
-    modulation and maps as of `Head.modulation` and `Head.encode`; step in pixels (see `step_pixels`). The predictions are those at the
-    last gradient, one step before the boxes that are returned, as in the published tracker; with steps = 0 those of the boxes.
+    modulation and maps as of `Head.modulation` and `Head.encode`; step in pixels (see `step_pixels`). The predictions
+    are those at the last gradient, one step before the boxes that are returned, as in the published tracker; with steps = 0 those of the
+    boxes.
     """
-    for _ in range(steps):
-        with torch.enable_grad():
-            boxes = boxes.detach().requires_grad_()
-            predicted = head.predict(modulation, maps, boxes)
-            gradient = torch.autograd.grad(predicted.sum(), boxes)[0]
-        boxes, predicted = uphill(boxes.detach(), gradient, step), predicted.detach()
-    return boxes, predicted if steps else head.predict(modulation, maps, boxes)
+    levels = ascent.levels(modulation, maps)
+    predicted, gradient = ascent(levels, boxes)
+    for number in range(steps):
+        if number:
+            predicted, gradient = ascent(levels, boxes)
+        sides = boxes[..., 2:]
+        boxes = boxes + step * gradient * torch.cat([sides, sides], dim=-1)
+    return boxes, predicted
 
 
 @torch.no_grad()
 def refine(tracker: Tracker, images: tuple[Tensor, Tensor], ref_box: Tensor, boxes: Tensor, steps: int, step: float) -> Tensor:
     """Boxes (B, N, 4) of the test images, refined as a tracker would: the ascent (ATOM) or the box that the numbers make (DRNet).
 
-    images: ref and test (B, 3, S, S), normalised; ref_box (B, 4) the target in ref; step in pixels. BatchNorm as the tracker's mode says.
+    images: ref and test (B, 3, S, S), normalised; ref_box (B, 4) the target in ref; step in pixels. the tracker is in eval mode.
     """
     ref, test = (tracker.features(image, HEAD_LAYERS) for image in images)
     head, modulation = tracker.bb_regressor, tracker.modulation(ref, ref_box)
     maps = head.encode(test["layer2"], test["layer3"])
     if tracker.numbers == 4:
         return boxes_of_numbers(head.predict(modulation, maps, boxes), boxes)
-    return climb(head, modulation, maps, boxes, steps, step)[0]
-
-
-def uphill(boxes: Tensor, gradient: Tensor, step: float) -> Tensor:
-    """One step of the ascent: boxes and gradient (..., 4)."""
-    sides = boxes[..., 2:]
-    return boxes + step * gradient * torch.cat([sides, sides], dim=-1)
+    return climb(Ascent(head), modulation, maps, boxes, steps, step)[0]
 
 
 def step_pixels(step: float, size: int, area_factor: float) -> float:

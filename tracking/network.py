@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.ascent import Ascent
 from models.convert import load_tracker
 from models.refine import boxes_of_numbers, climb
 from pairs.decode.decoder import MEAN, STD
@@ -46,6 +47,7 @@ class TorchNetwork:
     def __init__(self, checkpoint: Path, device: torch.device) -> None:
         self.tracker, _ = load_tracker(checkpoint)
         self.tracker.requires_grad_(False).to(device)
+        self.ascent = Ascent(self.tracker.bb_regressor) if self.tracker.numbers == 1 else None
         self.architecture, self.device = self.tracker.architecture, device
         self.mean, self.scale = (torch.from_numpy(row).to(device)[:, None, None] for row in (MEAN * 255, 1 / (STD * 255)))
 
@@ -59,7 +61,8 @@ class TorchNetwork:
         return self.tracker.modulation(features, self._boxes(box[None])[0])
 
     def climb(self, vectors: Vectors, features: Features, boxes: np.ndarray, steps: int, step: float) -> tuple[np.ndarray, np.ndarray]:
-        climbed, predicted = climb(self.tracker.bb_regressor, vectors, self._encoded(features), self._boxes(boxes), steps, step)
+        assert self.ascent is not None
+        climbed, predicted = climb(self.ascent, vectors, self._encoded(features), self._boxes(boxes), steps, step)
         return climbed[0].double().cpu().numpy(), predicted[0].double().cpu().numpy()
 
     @torch.no_grad()

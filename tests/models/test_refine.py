@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import models
+from models.ascent import Ascent
 from models.refine import boxes_of_numbers, climb, refine, step_pixels
 
 BOXES = torch.tensor([[[20.0, 18, 30, 24], [25, 20, 20, 30]], [[10, 12, 16, 22], [8, 30, 25, 14]]])
@@ -27,7 +28,7 @@ def test_the_ascent_is_the_gradient_step_by_step(images):
     ref, test = (net.features(image, ("layer2", "layer3")) for image in images)
     vectors = net.modulation(ref, BOXES[:, 0])
     head = net.bb_regressor
-    found, predicted = climb(head, vectors, head.encode(test["layer2"], test["layer3"]), BOXES, 3, 0.5)
+    found, predicted = climb(Ascent(head), vectors, head.encode(test["layer2"], test["layer3"]), BOXES, 3, 0.5)
     boxes = BOXES
     for _ in range(3):
         boxes = boxes.clone().requires_grad_()
@@ -39,6 +40,27 @@ def test_the_ascent_is_the_gradient_step_by_step(images):
     torch.testing.assert_close(predicted, expected)
     assert not torch.equal(found, BOXES)
     torch.testing.assert_close(refine(net, images, BOXES[:, 0], BOXES, 3, 0.5), boxes)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_prediction_and_gradient_are_those_of_autograd(images, empty: bool):
+    net = tracker("atom_mobilenetsmall")
+    head = net.bb_regressor
+    with torch.no_grad():  # statistics that are not those of a new BatchNorm
+        for block in (head.fc3_rt, head.fc4_rt):
+            block.bn.running_mean.uniform_(-1, 1), block.bn.running_var.uniform_(0.5, 2), block.bn.bias.uniform_(-1, 1)
+        ref, test = (net.features(image, ("layer2", "layer3")) for image in images)
+        vectors, maps = net.modulation(ref, BOXES[:, 0]), head.encode(test["layer2"], test["layer3"])
+    # one reaches out of the crop, one lies outside, one is a fraction of a cell, one is empty
+    odd = torch.tensor([[-9.0, 3, 40, 200], [90, 90, 20, 10], [31.3, 20.1, 0.7, 0.4], [5, 5, 0 if empty else 1, 20]])
+    boxes = torch.cat([BOXES, odd.expand(2, 4, 4)], 1).requires_grad_()
+    expected = head.predict(vectors, maps, boxes)
+    (gradient,) = torch.autograd.grad(expected.sum(), boxes)
+    with torch.no_grad():
+        ascent = Ascent(head)
+        found = ascent(ascent.levels(vectors, maps), boxes.detach())
+    torch.testing.assert_close(found[0], expected.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[1], gradient, rtol=1e-4, atol=float(gradient.abs().max()) * 1e-5)
 
 
 def test_a_box_network_refines_in_one_pass(images):
