@@ -62,7 +62,8 @@ def parser(prog: str) -> Parser:
         "export",
         help="ONNX graphs of backbone, modulation and prediction",
         description="Writes backbone.onnx, modulation.onnx and prediction.onnx (free batch) and compares each with PyTorch."
-        " Where the sizes of the two crops differ: backbone_ref.onnx and backbone_test.onnx. The gradient in the box stays PyTorch's.",
+        " Where the sizes of the two crops differ: backbone_ref.onnx and backbone_test.onnx."
+        " A tracker in one file, refinement included: `deploy`.",
     )
     graphs.add_argument("input", metavar="IN", help=INPUT)
     graphs.add_argument("folder", metavar="OUT_DIR", help="where the graphs go")
@@ -91,7 +92,6 @@ def main(arguments: Sequence[str], prog: str = "python -m models") -> None:
         tracker, _ = load_tracker(options.input)
         for graph in export(tracker, options.folder, _geometry(options)):
             print(f"{graph.path}: opset {OPSET}, {graph.megabytes:.2f} MB, {graph.error:.1e} of the largest value from PyTorch")
-        print("the gradient in the box is not in the graphs: it stays PyTorch's")
 
 
 def _show(path: str, pairs: PairsConfig, as_json: bool) -> None:

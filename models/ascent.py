@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from models.heads import SCALE3, SCALE4, Head, LinearBlock
 from models.prroi import bin_weights
@@ -47,25 +48,29 @@ class Pooled(NamedTuple):
     """(2, B * N, P, cells) of the columns and of the rows: maps are square"""
 
 
-class Ascent:
+class Ascent(nn.Module):
     """The predictions of an IoU head in eval mode and their gradient; what does not change from box to box is computed once."""
 
     def __init__(self, head: Head) -> None:
-        self.bias = head.iou_predictor.bias
+        super().__init__()
+        self.register_buffer("bias", head.iou_predictor.bias)
         weights = head.iou_predictor.weight[0].split(head.fc3_rt.linear.out_features)
-        self.layers = [
-            (*_folded(block, size), weight, size, scale)
-            for block, weight, size, scale in ((head.fc3_rt, weights[0], 5, SCALE3), (head.fc4_rt, weights[1], 3, SCALE4))
-        ]
+        self.bins = ((5, SCALE3), (3, SCALE4))
+        for number, (block, (size, _)) in enumerate(zip((head.fc3_rt, head.fc4_rt), self.bins, strict=True)):
+            for name, tensor in zip(("matrix", "bias", "weight"), (*_folded(block, size), weights[number]), strict=True):
+                self.register_buffer(f"{name}{number}", tensor.detach().contiguous())
 
     def levels(self, modulation: tuple[Tensor, Tensor], maps: tuple[Tensor, Tensor]) -> list[Level]:
         """For vectors (B, D) of `Head.modulation` and maps (B, D, H, W) of `Head.encode`."""
-        lines = (features.float().transpose(1, 2).flatten(2) for features in maps)
-        return [Level(line, vector.float(), *layer) for line, vector, layer in zip(lines, modulation, self.layers, strict=True)]
+        levels = []
+        for number, (features, vector, bins) in enumerate(zip(maps, modulation, self.bins, strict=True)):
+            matrix, bias, weight = (self.get_buffer(f"{name}{number}") for name in ("matrix", "bias", "weight"))
+            levels.append(Level(features.float().transpose(1, 2).flatten(2), vector.float(), matrix, bias, weight, *bins))
+        return levels
 
-    def __call__(self, levels: list[Level], boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, levels: list[Level], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """boxes (B, N, 4) -> predictions (B, N) and their gradient in the boxes (B, N, 4); float32."""
-        prediction, gradient = self.bias.expand(boxes.shape[:2]), torch.zeros_like(boxes)
+        prediction, gradient = self.get_buffer("bias").expand(boxes.shape[:2]), torch.zeros_like(boxes)
         for level in levels:
             value, slope = _level(level, boxes * level.scale)
             prediction, gradient = prediction + value, gradient + slope * level.scale
@@ -88,7 +93,7 @@ def _level(level: Level, boxes: Tensor) -> tuple[Tensor, Tensor]:
     pooled = _pool(level, boxes)
     vector = level.vector[:, None, None, :, None]
     bins = pooled.bins.reshape(batch, number, size, channels, size)
-    hidden = (bins * vector).reshape(batch * number, -1) @ level.matrix.T + level.bias
+    hidden = functional.linear((bins * vector).reshape(batch * number, -1), level.matrix, level.bias)
     value = hidden.clamp(min=0) @ level.weight
     back = (torch.where(hidden > 0, level.weight, 0) @ level.matrix).reshape(batch, number, size, channels, size) * vector
     return value.reshape(batch, number), _to_boxes(level, boxes, pooled, back)

@@ -5,7 +5,7 @@ Letters: B images or pairs, N proposals, S side of the crop, D width of the head
     modulation.onnx  layer2, layer3 of the ref image, box (B, 4) -> vector3, vector4 (B, D)
     prediction.onnx  vector3, vector4, layer2, layer3 of the test image, proposals (B, N, 4) -> prediction (B, N) or (B, N, 4)
 Where ref and test have sizes of their own, backbone_ref.onnx and backbone_test.onnx take the place of backbone.onnx.
-The gradient of a prediction in the box, which ATOM's refinement climbs, is no graph: it stays PyTorch's.
+The refinement of boxes is in the one file of `models.deploy`, which an online tracker runs.
 """
 
 from __future__ import annotations
@@ -38,6 +38,16 @@ class Graph(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.function(self.part, *inputs)
+
+
+def onnx_packages() -> tuple[Any, Any]:
+    """The modules onnx and onnxruntime. RunError where one is missing."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as missing:
+        raise RunError(f"expected the packages onnx and onnxruntime, found no {missing.name}; pip install onnx onnxruntime") from missing
+    return onnx, onnxruntime
 
 
 def _graphs(tracker: Tracker, pairs: PairsConfig) -> dict[str, Graph]:
@@ -78,17 +88,13 @@ def export(tracker: Tracker, folder: str | Path, pairs: PairsConfig) -> list[Exp
 
     RunError where onnx or onnxruntime are missing, or where a graph differs from PyTorch by more than 1e-4 of the largest value.
     """
-    try:
-        import onnx  # noqa: F401  (the exporter checks its graph with it)
-        import onnxruntime
-    except ImportError as missing:
-        raise RunError(f"expected the packages onnx and onnxruntime, found no {missing.name}; pip install onnx onnxruntime") from missing
+    _, onnxruntime = onnx_packages()
     tracker = tracker.cpu().eval()
     # Another B and N than those of the trace: the free axes are tried too.
     trials = [_samples(tracker, pairs, count, number) for count, number in ((2, 16), (1, 5))]
     done = []
     for name, graph in _graphs(tracker, pairs).items():
-        content = _traced(graph, trials[0][name])
+        content = traced(graph, trials[0][name])
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         error = max(_difference(session, graph, inputs[name]) for inputs in trials)
         if not error <= TOLERANCE:
@@ -116,9 +122,10 @@ def _samples(tracker: Tracker, pairs: PairsConfig, count: int, number: int) -> d
     return {**backbones, "modulation": (*_head_maps(ref), box[:, 0]), "prediction": (*vectors, *_head_maps(test), proposals)}
 
 
-def _traced(graph: Graph, inputs: tuple[Tensor, ...]) -> bytes:
-    axes: dict[str, dict[int, str]] = {name: {0: "B"} for name in (*graph.inputs, *graph.outputs)}
-    for name in ("proposals", "prediction"):
+def traced(graph: Graph, inputs: tuple[Tensor, ...]) -> bytes:
+    """The ONNX file of a graph, its first axes free and of what belongs to boxes the second too; a number (step) has none."""
+    axes: dict[str, dict[int, str]] = {name: {0: "B"} for name in (*graph.inputs, *graph.outputs) if name != "step"}
+    for name in ("proposals", "prediction", "boxes", "refined", "predicted"):
         if name in axes:
             axes[name][1] = "N"
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():

@@ -23,13 +23,17 @@ from tracking.classifier import Classifier, normalised
 from tracking.first_frame import augmented
 from tracking.localise import Place, localise
 from tracking.network import Features, Network, TorchNetwork
+from tracking.onnx_network import OnnxNetwork
 from tracking.patches import Patch, cut_patch
 from tracking.result import Result
 
 
 def build_tracker(checkpoint: Path, config: TrackingConfig, device: torch.device) -> OnlineTracker:
-    """The tracker of a checkpoint. RequestError: no such file, or a checkpoint of another family than the variant's."""
-    network = TorchNetwork(Path(checkpoint), device)
+    """The tracker of a checkpoint, or of a network in one ONNX file (`models.deploy`).
+
+    RequestError: no such file, a network of another family than the variant's, an ONNX file for another size or number of steps.
+    """
+    network = _network(Path(checkpoint), config, device)
     family = variant_of(network.architecture)
     if not config.variant.startswith(family):
         raise RequestError(
@@ -37,6 +41,14 @@ def build_tracker(checkpoint: Path, config: TrackingConfig, device: torch.device
         )
     own = config.classifier.checkpoint
     return OnlineTracker(network, network if own is None else TorchNetwork(Path(own), device), config)
+
+
+def _network(path: Path, config: TrackingConfig, device: torch.device) -> Network:
+    if path.suffix != ".onnx":
+        return TorchNetwork(path, device)
+    network = OnnxNetwork(path, device)
+    network.check(config)
+    return network
 
 
 class OnlineTracker:

@@ -1,0 +1,192 @@
+"""A tracker's network as one ONNX file, the refinement of boxes included: what an online tracker runs without PyTorch's networks.
+
+Letters: B images, N boxes, S side of the crop, D width of the head; B and N are free. Boxes (x, y, w, h), crop pixels.
+The file is one graph of three parts, which `parts` takes out again:
+    backbone    image (B, S, S, 3) uint8 RGB -> layer2, layer3
+    modulation  layer2, layer3 of the first frame, box (B, 4) -> vector3, vector4 (B, D)
+    refinement  target3, target4 (those vectors), layer2, layer3 of this frame, boxes (B, N, 4), step (pixels)
+                -> refined (B, N, 4) and, of ATOM, predicted (B, N); STEPS steps of the ascent
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from configs.errors import RequestError
+from configs.files import write_atomic
+from models.ascent import Ascent
+from models.export import Graph, onnx_packages, traced
+from models.heads import Head
+from models.refine import boxes_of_numbers, climb
+from models.tracker import HEAD_LAYERS, Tracker
+from pairs.decode.decoder import MEAN, STD
+
+STEPS = 5
+"""Steps of the ascent in the file."""
+Precision = Literal["float32", "float16", "int8"]
+PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "backbone": (("image",), HEAD_LAYERS),
+    "modulation": ((*HEAD_LAYERS, "box"), ("vector3", "vector4")),
+    "refinement": (("target3", "target4", *HEAD_LAYERS, "boxes", "step"), ("refined", "predicted")),
+}
+"""Part -> its inputs and outputs."""
+_SMALL = 256
+"""Numbers of a tensor that is not worth storing as float16."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of itself."""
+
+    architecture: str
+    size: int
+    """S"""
+    precision: str
+    numbers: int
+    """1: ATOM, 4: DRNet"""
+
+
+def deploy(tracker: Tracker, path: Path, size: int, precision: Precision = "float32", crops: Iterable[np.ndarray] = ()) -> None:
+    """Writes the file for crops of that size.
+
+    float16: parameters are stored in half the bytes and computed with in float32. int8: the backbone computes in 8 bits, calibrated on
+    crops (S, S, 3) uint8 RGB; what is learnt of boxes stays float32, for its gradient.
+    RequestError: int8 without crops. RunError: onnx or onnxruntime are missing.
+    """
+    onnx, _ = onnx_packages()
+    tracker = tracker.cpu().eval()
+    graphs, inputs = _graphs(tracker), _inputs(tracker, size)
+    models = {name: onnx.load_model_from_string(traced(graphs[name], inputs[name])) for name in PARTS}
+    if precision == "int8":
+        models["backbone"] = _quantised(models["backbone"], list(crops))
+    whole = _joined(models)
+    if precision == "float16":
+        halve(whole)
+    facts = {"architecture": tracker.architecture, "size": size, "precision": precision, "numbers": tracker.numbers}
+    onnx.helper.set_model_props(whole, {key: str(value) for key, value in facts.items()})
+    onnx.checker.check_model(whole)
+    write_atomic(path, whole.SerializeToString())
+
+
+def read_deployed(path: Path) -> tuple[Any, Facts]:
+    """The model of a file and what it says of itself. RequestError: no such file, or another one."""
+    onnx, _ = onnx_packages()
+    if not path.is_file():
+        raise RequestError(f"expected an ONNX file, found {'a folder' if path.is_dir() else 'nothing'} at {path}; correct the path")
+    try:
+        model = onnx.load(path)
+        said = {item.key: item.value for item in model.metadata_props}
+        return model, Facts(said["architecture"], int(said["size"]), said["precision"], int(said["numbers"]))
+    except Exception as error:  # protobuf's own errors have no common base
+        raise RequestError(f"expected a tracker in one ONNX file, found {path}, which is none; make it with `models deploy`") from error
+
+
+def parts(model: Any, facts: Facts) -> dict[str, bytes]:
+    """Part -> an ONNX model of it."""
+    onnx, _ = onnx_packages()
+    extractor = onnx.utils.Extractor(model)
+    wanted = {name: (list(inputs), list(outputs)) for name, (inputs, outputs) in PARTS.items()}
+    if facts.numbers == 4:
+        wanted["refinement"] = ([name for name in PARTS["refinement"][0] if name != "step"], ["refined"])
+    return {name: extractor.extract_model(*names).SerializeToString() for name, names in wanted.items()}
+
+
+def _graphs(tracker: Tracker) -> dict[str, Graph]:
+    head = tracker.bb_regressor
+    mean, scale = (torch.from_numpy(row)[:, None, None] for row in (MEAN * 255, 1 / (STD * 255)))
+
+    def backbone(part: Any, image: Tensor) -> tuple[Tensor, ...]:
+        maps = part((image.permute(0, 3, 1, 2).float() - mean) * scale, HEAD_LAYERS)
+        return tuple(maps[layer] for layer in HEAD_LAYERS)
+
+    def refinement(part: Any, target3: Tensor, target4: Tensor, layer2: Tensor, layer3: Tensor, boxes: Tensor, step: Any) -> Any:
+        return climb(part["ascent"], (target3, target4), part["head"].encode(layer2, layer3), boxes, STEPS, step)
+
+    def direct(part: Head, target3: Tensor, target4: Tensor, layer2: Tensor, layer3: Tensor, boxes: Tensor) -> Tensor:
+        return boxes_of_numbers(part.predict((target3, target4), part.encode(layer2, layer3), boxes), boxes)
+
+    names = PARTS["refinement"]
+    return {
+        "backbone": Graph(tracker.feature_extractor, backbone, *PARTS["backbone"]),
+        "modulation": Graph(head, Head.modulation, *PARTS["modulation"]),
+        "refinement": Graph(nn.ModuleDict({"head": head, "ascent": Ascent(head)}), refinement, *names)
+        if tracker.numbers == 1
+        else Graph(head, direct, names[0][:-1], names[1][:1]),
+    }
+
+
+@torch.no_grad()
+def _inputs(tracker: Tracker, size: int) -> dict[str, tuple[Tensor, ...]]:
+    """Inputs to trace every part with."""
+    image = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    maps = tracker.features(torch.zeros(2, 3, size, size), HEAD_LAYERS)
+    box = torch.tensor([[0.4, 0.4, 0.2, 0.2]]).repeat(2, 1) * size
+    of_maps = tuple(maps[layer] for layer in HEAD_LAYERS)
+    boxes = (box[:, None].repeat(1, 3, 1), *((torch.tensor(1.0),) if tracker.numbers == 1 else ()))
+    return {"backbone": (image,), "modulation": (*of_maps, box), "refinement": (*tracker.modulation(maps, box), *of_maps, *boxes)}
+
+
+def _joined(models: dict[str, Any]) -> Any:
+    """One model of all parts: they meet in the names of their inputs and outputs."""
+    onnx, _ = onnx_packages()
+    parts = [onnx.compose.add_prefix(model, f"{name}/", rename_inputs=False, rename_outputs=False) for name, model in models.items()]
+    produced = {value.name for part in parts for value in part.graph.output}
+    inputs = {value.name: value for part in parts for value in part.graph.input if value.name not in produced}
+    graph = onnx.helper.make_graph(
+        [node for part in parts for node in part.graph.node],
+        "tracker",
+        list(inputs.values()),
+        [value for part in parts for value in part.graph.output],
+        [tensor for part in parts for tensor in part.graph.initializer],
+    )
+    versions = sorted({(item.domain, item.version) for part in parts for item in part.opset_import})
+    sets = [onnx.helper.make_opsetid(*item) for item in dict(versions).items()]
+    return onnx.helper.make_model(graph, opset_imports=sets, ir_version=max(part.ir_version for part in parts))
+
+
+def halve(model: Any) -> None:
+    """Stores large float32 parameters as float16, with a cast behind each that onnxruntime does once, at loading."""
+    onnx, _ = onnx_packages()
+    casts = []
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size >= _SMALL and np.abs(values).max() < np.finfo(np.float16).max:
+            name = tensor.name
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}/half"))
+            casts.append(onnx.helper.make_node("Cast", [f"{name}/half"], [name], f"{name}/cast", to=onnx.TensorProto.FLOAT))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *nodes])
+
+
+def _quantised(backbone: Any, crops: list[np.ndarray]) -> Any:
+    """The backbone with convolutions in 8 bits: weights by channel, activations by the range that the crops give."""
+    onnx, _ = onnx_packages()
+    if not crops:
+        raise RequestError("int8: expected crops to calibrate on, found none; give --cache PATH")
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(crops)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            crop = next(self.left, None)
+            return None if crop is None else {"image": crop[None]}
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain, ready, done = (Path(folder) / f"{name}.onnx" for name in ("plain", "ready", "done"))
+        onnx.save(backbone, plain)
+        quant_pre_process(plain, ready, skip_symbolic_shape=True)
+        kinds = {"per_channel": True, "weight_type": QuantType.QInt8, "op_types_to_quantize": ["Conv", "Add"]}
+        quantize_static(ready, done, Reader(), quant_format=QuantFormat.QDQ, **kinds)
+        return onnx.load(done)
