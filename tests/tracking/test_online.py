@@ -39,12 +39,12 @@ def config(**more: object) -> TrackingConfig:
     return TrackingConfig.model_validate(SMALL | more)
 
 
-def follow(tracker: OnlineTracker, frames: int = 6) -> tuple[list[tuple[float, ...]], list[float]]:
+def follow(tracker: OnlineTracker, frames: int = 6) -> tuple[list[tuple[float, float, float, float]], list[float]]:
     """Boxes of the disc that moves right by 3 pixels a frame, and their IoU with the truth."""
     tracker.init(frame(60, 50), BOX)
     boxes = [tracker.update(frame(60 + 3 * k, 50 + k)).box for k in range(1, frames)]
     truth = np.array([[60 + 3 * k, 50 + k, 30, 24] for k in range(1, frames)], float)
-    return boxes, box_iou(np.array(boxes), truth).tolist()
+    return boxes, [float(overlap) for overlap in box_iou(np.array(boxes), truth)]
 
 
 @pytest.fixture(scope="module")
