@@ -68,6 +68,22 @@ def parser(prog: str) -> Parser:
     graphs.add_argument("input", metavar="IN", help=INPUT)
     graphs.add_argument("folder", metavar="OUT_DIR", help="where the graphs go")
     _add_sizes(graphs, "fixed in the graphs")
+
+    one = commands.add_parser(
+        "deploy",
+        help="one ONNX file that an online tracker runs, the refinement of boxes included",
+        description="Writes one ONNX file of backbone, modulation and refinement, and says how far it is from its checkpoint.",
+    )
+    one.add_argument("input", metavar="IN", help=INPUT)
+    one.add_argument("output", metavar="OUT", help="*.onnx")
+    one.add_argument("--crop-size", type=_side, default=PairsConfig().test.size, help="side of the crop (default: %(default)s)")
+    one.add_argument("--precision", choices=("float32", "float16", "int8"), default="float32", help="float16: stored; int8: the backbone")
+    one.add_argument("--images", metavar="DIR", help="frames to calibrate int8 on, and to measure the file on (default: noise, float only)")
+
+    speed = commands.add_parser("bench", help="parameters, multiply-adds, MB and frames a second of networks, side by side")
+    speed.add_argument("files", metavar="FILE", nargs="+", help=f"{INPUT}, or ONNX of `deploy`")
+    speed.add_argument("--crop-size", type=_side, default=PairsConfig().test.size, help="side of the crop (default: %(default)s)")
+    speed.add_argument("--threads", type=int, default=1, help="of PyTorch and onnxruntime (default: %(default)s)")
     return whole
 
 
@@ -88,10 +104,49 @@ def main(arguments: Sequence[str], prog: str = "python -m models") -> None:
             options.input, options.output, getattr(torch, options.dtype) if options.dtype else None, options.legacy, options.trim
         )
         print(f"{options.output}: {architecture}, {Path(options.output).stat().st_size / 1e6:.2f} MB")
+    elif options.command == "deploy":
+        _deploy(options)
+    elif options.command == "bench":
+        _bench([Path(file) for file in options.files], options.crop_size, options.threads)
     else:
         tracker, _ = load_tracker(options.input)
         for graph in export(tracker, options.folder, _geometry(options)):
             print(f"{graph.path}: opset {OPSET}, {graph.megabytes:.2f} MB, {graph.error:.1e} of the largest value from PyTorch")
+
+
+def _deploy(options: argparse.Namespace) -> None:
+    from models.bench import fidelity, pictures
+    from models.convert import load_tracker
+    from models.deploy import deploy
+
+    if not options.output.endswith(".onnx"):
+        raise RequestError(f"expected an output name ending in .onnx, found {options.output}; rename it")
+    tracker, metadata = load_tracker(options.input)
+    images, path = pictures(options.images, options.crop_size), Path(options.output)
+    calibration = images if options.images else ()
+    deploy(tracker, path, options.crop_size, options.precision, calibration, metadata.get("setting", ""))
+    line = f"{path}: {tracker.architecture}, {options.precision}, {path.stat().st_size / 1e6:.2f} MB"
+    if tracker.numbers == 1:
+        in_iou, in_pixels = fidelity(tracker, path, images)
+        on = f"{len(images)} frames of {options.images}" if options.images else "noise"
+        line += f"; from its checkpoint on {on}: predicted IoU {in_iou:.1e}, refined boxes {in_pixels:.1e} px"
+    print(line)
+
+
+def _bench(files: list[Path], size: int, threads: int) -> None:
+    import torch
+
+    from models.bench import BOXES, ROUNDS, bench
+
+    if threads < 1:
+        raise RequestError(f"--threads: expected at least 1, found {threads}; raise it")
+    torch.set_num_threads(threads)
+    head = ["file", "network", "parameters (M)", "MMACs a pair", "MB", "ms a frame", "frames/s"]
+    rows = [head, *bench(files, size)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    print("\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows))
+    what = f"backbone on one crop and the refinement of {BOXES} boxes (DRNet: one box)"
+    print(f"median of {ROUNDS} rounds in turn, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}; a frame: {what}")
 
 
 def _show(path: str, pairs: PairsConfig, as_json: bool) -> None:

@@ -52,25 +52,32 @@ class Facts:
     precision: str
     numbers: int
     """1: ATOM, 4: DRNet"""
+    setting: str
+    """that it was trained with; empty where unknown"""
 
 
-def deploy(tracker: Tracker, path: Path, size: int, precision: Precision = "float32", crops: Iterable[np.ndarray] = ()) -> None:
-    """Writes the file for crops of that size.
+def deploy(
+    tracker: Tracker, path: Path, size: int, precision: Precision = "float32", crops: Iterable[np.ndarray] = (), setting: str = ""
+) -> None:
+    """Writes the file for crops of that size; setting: the one that the network was trained with.
 
     float16: parameters are stored in half the bytes and computed with in float32. int8: the backbone computes in 8 bits, calibrated on
     crops (S, S, 3) uint8 RGB; what is learnt of boxes stays float32, for its gradient.
     RequestError: int8 without crops. RunError: onnx or onnxruntime are missing.
     """
     onnx, _ = onnx_packages()
+    crops = list(crops)
+    if precision == "int8" and not crops:
+        raise RequestError("int8: expected crops to calibrate on, found none; give --images DIR")
     tracker = tracker.cpu().eval()
     graphs, inputs = _graphs(tracker), _inputs(tracker, size)
     models = {name: onnx.load_model_from_string(traced(graphs[name], inputs[name])) for name in PARTS}
     if precision == "int8":
-        models["backbone"] = _quantised(models["backbone"], list(crops))
+        models["backbone"] = _quantised(models["backbone"], crops)
     whole = _joined(models)
     if precision == "float16":
         halve(whole)
-    facts = {"architecture": tracker.architecture, "size": size, "precision": precision, "numbers": tracker.numbers}
+    facts = {"architecture": tracker.architecture, "size": size, "precision": precision, "numbers": tracker.numbers, "setting": setting}
     onnx.helper.set_model_props(whole, {key: str(value) for key, value in facts.items()})
     onnx.checker.check_model(whole)
     write_atomic(path, whole.SerializeToString())
@@ -84,7 +91,7 @@ def read_deployed(path: Path) -> tuple[Any, Facts]:
     try:
         model = onnx.load(path)
         said = {item.key: item.value for item in model.metadata_props}
-        return model, Facts(said["architecture"], int(said["size"]), said["precision"], int(said["numbers"]))
+        return model, Facts(said["architecture"], int(said["size"]), said["precision"], int(said["numbers"]), said["setting"])
     except Exception as error:  # protobuf's own errors have no common base
         raise RequestError(f"expected a tracker in one ONNX file, found {path}, which is none; make it with `models deploy`") from error
 
@@ -170,8 +177,6 @@ def halve(model: Any) -> None:
 def _quantised(backbone: Any, crops: list[np.ndarray]) -> Any:
     """The backbone with convolutions in 8 bits: weights by channel, activations by the range that the crops give."""
     onnx, _ = onnx_packages()
-    if not crops:
-        raise RequestError("int8: expected crops to calibrate on, found none; give --cache PATH")
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

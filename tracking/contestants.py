@@ -17,6 +17,7 @@ from configs.errors import RequestError
 from configs.files import sha256_file
 from configs.tracking import VARIANTS, TrackingConfig, variant_of
 from models.checkpoint import guess_architecture, read_state
+from models.deploy import read_deployed
 from tracking import baselines
 from tracking.one_pass import Tracker
 from tracking.online import build_tracker
@@ -107,8 +108,12 @@ def tracking_config(checkpoint: Path, setting: str | None, overrides: Sequence[s
     The setting: the one given, else that of the run that the file lies in or says it is of, else atom_cfkd. Unless it or an override states
     them, the variant follows the network, and size and area_factor the crops that the network was trained on.
     """
-    state, metadata = read_state(checkpoint)
-    architecture = guess_architecture(state)
+    if checkpoint.suffix == ".onnx":
+        _, facts = read_deployed(checkpoint)
+        architecture, metadata, overrides = facts.architecture, {"setting": facts.setting}, [f"tracking.size={facts.size}", *overrides]
+    else:
+        state, metadata = read_state(checkpoint)
+        architecture = guess_architecture(state)
     run = checkpoint.parent / "config.yaml"
     trained = configs.read(run) if setting is None and run.is_file() else None
     name = setting or (trained.setting if trained is not None else metadata.get("setting", ""))
