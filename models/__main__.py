@@ -90,7 +90,11 @@ def parser(prog: str) -> Parser:
 def main(arguments: Sequence[str], prog: str = "python -m models") -> None:
     """The command line; see `python -m models --help`."""
     options = parser(prog).parse_args(list(arguments))
-    is_safetensors(Path(options.file if options.command == "show" else options.input))
+    named = {"show": "file", "bench": "files"}.get(options.command, "input")
+    given = getattr(options, named)
+    for path in given if isinstance(given, list) else [given]:
+        if not path.endswith(".onnx"):
+            is_safetensors(Path(path))
     settle(say=lambda line: None, leave_busy=False)
     import torch
 
