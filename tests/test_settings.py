@@ -47,15 +47,9 @@ GROWTH: dict[str, set[tuple[str, str]]] = {
 }
 # Terms whose targets are the teacher's numbers; the others need none.
 OF_TEACHER = {term for target in TARGETS.values() for term in target.needed_by}
-# The one setting with a geometry of its own takes that of the others here.
-ONE_GEOMETRY = (
-    "pairs.min_frames=20",
-    "pairs.ref.area_factor=5",
-    "pairs.test.area_factor=5",
-    "pairs.test.center_jitter=4.5",
-    "pairs.test.scale_jitter=0.5",
-    "student.weights=null",
-)
+# The demo's settings have a geometry of their own; here they take that of the others.
+ONE_JITTER = ("pairs.test.center_jitter=4.5", "pairs.test.scale_jitter=0.5")
+ONE_CROP = ("pairs.min_frames=20", "pairs.ref.area_factor=5", "pairs.test.area_factor=5", "student.weights=null")
 
 
 @dataclass(frozen=True)
@@ -119,8 +113,10 @@ def small(setting: str, folder: Path) -> Config:
         changes.append("student.weights=null")  # nothing is fetched in a test
     if setting == "drnet_cfkd":
         changes.append(DRNET)
+    if setting in ("demo", "demo_gt", "demo_teacher_fine"):
+        changes += ONE_JITTER
     if setting == "demo_teacher_fine":
-        changes += ONE_GEOMETRY
+        changes += ONE_CROP
     return configs.load(setting, changes)
 
 

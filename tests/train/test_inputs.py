@@ -27,6 +27,10 @@ def sized(size: int) -> tuple[str, str]:
     return f"pairs.ref.size={size}", f"pairs.test.size={size}"
 
 
+DEMO = (*sized(144), "pairs.test.center_jitter=2", "pairs.test.scale_jitter=0.25")
+"""The pair set of the setting demo."""
+
+
 def config(folder: Path, *overrides: str) -> Config:
     return configs.load("gt", [f"cache_dir={folder}", *sized(64), *overrides])
 
@@ -97,14 +101,14 @@ def test_a_cache_of_an_old_layout_is_named_and_hinders_no_other(tmp_path, monkey
 
 
 def test_caches_of_another_size_are_pointed_out_with_the_setting_that_made_them(tmp_path):
-    make(tmp_path, "demo", 8, *sized(144))
+    make(tmp_path, "demo", 8, *DEMO)
     with pytest.raises(RequestError, match=r"no cache that fits; make one with `make cache .*, or take the sizes .* with like=demo$"):
         resolve_dataset(config(tmp_path, *sized(288)))
     assert resolve_dataset(configs.load("gt", [f"cache_dir={tmp_path}", "like=demo", "dataset=null"])).dataset == "demo"
 
 
 def test_a_study_takes_the_sizes_of_the_caches_that_are_there_and_says_so(tmp_path, capsys):
-    make(tmp_path, "demo", 8, *sized(144))
+    make(tmp_path, "demo", 8, *DEMO)
     place = [f"cache_dir={tmp_path}"]
     assert sizes_of("gt", place) == "demo" and "takes sizes and budget of demo, as like=demo does" in capsys.readouterr().out
     assert sizes_of("gt", [*place, "like=demo_gt"]) == "demo_gt" and sizes_of("gt", [*place, "dataset=demo"]) is None
@@ -119,7 +123,7 @@ def test_a_study_takes_the_sizes_of_the_caches_that_are_there_and_says_so(tmp_pa
 
 @pytest.mark.parametrize(("own", "batches", "expected"), [(False, None, 256), (True, None, 1000), (True, 7, 7), (False, 7, 7)])
 def test_a_study_has_one_number_of_steps_an_epoch(tmp_path, monkeypatch, own, batches, expected):
-    make(tmp_path, "demo", 8, *sized(288 if own else 144))
+    make(tmp_path, "demo", 8, *(sized(288) if own else DEMO))
     seen = []
     monkeypatch.setattr(study, "prepare", lambda config: seen.append(config))
     monkeypatch.setattr(study, "run", lambda config: None)
