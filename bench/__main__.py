@@ -12,7 +12,7 @@
     growth       adding a target to a finished cache
 
 Each kind is warmed up and then timed over a block of steps; all kinds in turns, so that a machine that speeds up or slows down touches all
-of them. Ratios are taken within a turn; the median turn counts. `bench guard`: is it slower than the repository's measurement?
+of them. Ratios are taken within a turn; the median turn counts. `bench guard`: is it slower than an earlier measurement?
 `bench staleness`: how wrong are cached targets for fresh images?
 """
 

@@ -1,4 +1,4 @@
-"""Whether a measurement is slower than the one in the repository: `python -m bench guard RESULT.json` (`make bench-guard`).
+"""Whether a measurement is slower than an earlier one: `python -m bench guard RESULT.json --reference EARLIER.json`.
 
 Ratios of one run are compared, never times: another day and another load change both sides of a ratio alike. What got worse beyond the
 tolerance is named. Ratios of other options (batch, size, precision ...) are not compared.
@@ -14,7 +14,6 @@ from typing import Any
 from configs.cli import Parser
 from configs.errors import RequestError, RunError
 
-REFERENCE = Path(__file__).parent / "reference.json"
 SAME = ("setting", "size", "batch", "height", "precision", "channels_last", "compile")
 """Options that change what is measured"""
 
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str], prog: str = "python -m bench guard") -> int:
     """The command line. RunError where a ratio got worse."""
     parser = Parser(prog=prog, description=__doc__)
     parser.add_argument("result", type=Path, help="what `python -m bench --json` wrote")
-    parser.add_argument("--reference", type=Path, default=REFERENCE, help="what it is compared with (default: the repository's)")
+    parser.add_argument("--reference", type=Path, required=True, help="what it is compared with, of the same kind")
     parser.add_argument("--tolerance", type=float, default=0.1, help="share that a ratio may be larger (default: 0.1)")
     options = parser.parse_args(arguments)
     now, reference = read(options.result), read(options.reference)

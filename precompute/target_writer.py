@@ -120,7 +120,7 @@ class TargetWriter:
     def __init__(self, work: Work, teacher: LiveTeacher, measured: Measured) -> None:
         self.work, self.teacher, self.measured = work, teacher, measured
         constants = {layer: matrix for unit in work.targets.values() for layer, matrix in unit.constants.items()}
-        self.projection = {layer: torch.from_numpy(matrix) for layer, matrix in constants.items()}
+        self.projection = {layer: torch.from_numpy(matrix).to(work.device) for layer, matrix in constants.items()}
         self._lacking: dict[str, Unit] = {}
         """targets of the part under way"""
         self._streams: dict[str, PartStream] = {}

@@ -28,6 +28,9 @@ from nvidia.dali.types import Constant, DALIDataType, DALIImageType
 from configs.errors import RunError
 from pairs.decode.decoder import GREY, MEAN, STD, Crops, Decoder, DecoderOptions, Images, Looks
 
+HARDWARE = 0.65
+"""Share of a batch that the JPEG unit of a GPU decodes, where it has one; its cores decode the rest. DALI's own choice."""
+
 
 @pipeline_def(enable_conditionals=True)
 def crop_pipeline(gpu: bool, fresh: bool) -> Any:
@@ -39,7 +42,12 @@ def crop_pipeline(gpu: bool, fresh: bool) -> Any:
     flip = fn.external_source(name="flip", dtype=DALIDataType.INT32, ndim=0)
     # as libjpeg does it: without it the GPU decoder repeats chroma pixels where it should interpolate
     image = fn.decoders.image(
-        jpeg, device="mixed" if gpu else "cpu", output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True, adjust_orientation=False
+        jpeg,
+        device="mixed" if gpu else "cpu",
+        output_type=DALIImageType.RGB,
+        jpeg_fancy_upsampling=True,
+        adjust_orientation=False,
+        hw_decoder_load=HARDWARE,
     )
     if grey:  # noqa: SIM108 - DALI makes statements conditional, not expressions
         image = fn.coord_transform(image, M=list(GREY) * 3, dtype=DALIDataType.FLOAT)

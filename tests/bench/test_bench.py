@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -140,3 +144,20 @@ def test_the_guard_compares_like_with_like(tmp_path):
     ):
         with pytest.raises(RequestError, match=message):
             guard.main([str(other), "--reference", str(reference)])
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+@pytest.mark.parametrize(("python", "code"), [("echo", 0), ("false", 1)])
+def test_the_script_for_a_gpu_runs_every_part_and_tells_of_a_failure(tmp_path, python, code):
+    script = Path(__file__).parents[2] / "bench" / "gpu.sh"
+    done = subprocess.run(
+        [script], env=os.environ | {"OUT": str(tmp_path / "out"), "PYTHON": python}, capture_output=True, text=True, check=False
+    )
+    log = (tmp_path / "out" / "log").read_text()
+    parts = re.findall(r"^== (\w+): exit code (\d) after \d+ s of (\d+)$", log, re.MULTILINE)
+    assert done.returncode == code and done.stdout == log
+    assert [name for name, _, _ in parts] == ["versions", "tests", "bfloat16", "compiled", "float32", "precompute"]
+    assert {int(got) for _, got, _ in parts} == {code} and sum(int(most) for _, _, most in parts) < 600
+    # each benchmark is one that the command line takes
+    for words in re.findall(r"^== \w+: -m bench (.*)$", log, re.MULTILINE):
+        assert parser("bench").parse_args(words.split()).device == "cuda"
