@@ -26,7 +26,6 @@ from cache import Array, Cache, PairSetSpec, TargetSpec
 from cache.address import Location, location
 from cache.backends import open_place
 from cache.claims import Claims, claimed
-from cache.export import export
 from cache.gc import drop_damaged
 from cache.verify import verify, verify_path
 from configs.cli import Parser, run
@@ -163,21 +162,18 @@ class Shared(NamedTuple):
     """of verify: remains, for one"""
 
 
-def worker(path: Location, out: Location | None) -> None:
-    """Shares the work, then copies the cache; prints every part that it made."""
-    cache = create(path)
+def worker(path: Location) -> list[int]:
+    """Shares the work until every part is there; the parts that it made."""
+    cache, made = create(path), []
     with Claims(cache) as claims:
         while lacking(cache):
             for part in claimed(claims, tuple(cache.units().values()), lambda: lacking(cache)):
                 write(cache, part)
-                print(part, flush=True)
+                made.append(part)
                 claims.give_back(part)
             time.sleep(0.02)
         claims.clear()
-    if out is not None:
-        copy = export(cache, out)
-        with Claims(copy) as claims:
-            claims.clear()
+    return made
 
 
 def shared(path: Location, peace: dict[str, bytes], workers: int, kills: int, seed: int) -> Shared:
@@ -202,7 +198,7 @@ def shared(path: Location, peace: dict[str, bytes], workers: int, kills: int, se
         log.seek(0)
         made = len(log.read().split())
     assert not any(code not in (0, -signal.SIGKILL) for code in codes), codes
-    worker(path, None)
+    worker(path)
     found = tree(path)
     different = sum(found.get(key) != peace.get(key) for key in found.keys() | peace.keys())
     return Shared(done, made, different, len(verify(Cache.open(path))))
@@ -212,11 +208,11 @@ def main(arguments: Sequence[str], prog: str = "python -m bench.torture") -> int
     """Prints the table; 1 if anything was missed, lost or left."""
     options = parser(prog).parse_args(arguments)
     if options.worker:
-        worker(location(options.worker), None)
+        print(*worker(location(options.worker)))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
-        worker(here / "peace", here / "copy")
+        worker(here / "peace")
         peace, bad = tree(here / "peace"), 0
         rows = [("what", "tried", "outcome"), ("---", "---", "---")]
         if options.damages:
