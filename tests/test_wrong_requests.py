@@ -149,7 +149,6 @@ SOON = {
     "train run --setting gt train.epoch=1": 1,
     "train study gt tss": 1,
     "train study gt --epochs 0": 1,
-    "train run --setting gt dataset=dmeo": 1,
     "train run --setting gt student.weights=none.pth": 1,
     "precompute cache --dataset demo --teacher none.pth": 1,
     "precompute cache --dataset demo --device gpu": 1,

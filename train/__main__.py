@@ -12,7 +12,6 @@ from pathlib import Path
 import configs
 from configs import RequestError
 from configs.budget import at_budget
-from configs.catalog import members
 from configs.cli import Parser, run
 from configs.process import settle
 from models.files import is_safetensors
@@ -49,10 +48,7 @@ def main(arguments: Sequence[str], prog: str = "python -m train") -> int:
 
 
 def _require_files(config: configs.Config) -> None:
-    """RequestError for unknown data sets and for weights to start from that are not there: before torch is imported."""
-    for split, name in (("train", config.dataset), ("val", config.val_dataset)):
-        if name is not None:
-            members(name, split)
+    """RequestError for weights to start from that are not there: before torch is imported."""
     for student in filter(None, (config.student, config.second_student)):
         if student.weights not in (None, "imagenet"):
             is_safetensors(Path(student.weights))
