@@ -88,7 +88,7 @@ def student_alone(ground: Ground) -> Callable[[], object]:
     student.feature_extractor.stop_unused()
     batch = ready_batch(config.train.batch, config, device)
     ref, test = (images.contiguous(memory_format=torch.channels_last) for images in (batch.ref, batch.test))
-    if config.train.compile:
+    if config.train.compile is True:
         student.compile()
 
     def step() -> None:

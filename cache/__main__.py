@@ -125,10 +125,9 @@ def _pair_numbers(text: str, count: int) -> list[int]:
         pairs: list[int] = []
         for piece in text.split(","):
             first, _, last = piece.partition("-")
-            pairs += range(int(first), int(last or first) + 1)
+            pairs += range(int(first), min(int(last or first) + 1, count))
     except ValueError:
         raise RequestError(f"--pairs: expected first-last or numbers separated by commas, found {text!r}; say e.g. --pairs 0-15") from None
-    pairs = [pair for pair in pairs if pair < count]
     if not pairs or len(pairs) > 400:
         raise RequestError(f"--pairs: expected 1 to 400 pairs within 0-{count - 1}, found {len(pairs)} in {text!r}; say e.g. --pairs 0-15")
     return pairs

@@ -23,6 +23,11 @@ from configs.errors import RunError, printable
 from configs.files import read_regular, write_atomic
 
 METRICS = "metrics.jsonl"
+NUMBERS = {
+    "train": ("step", "epoch", "phase", "loss", "pairs_per_s", "wait_share", "cached_share", "online_share"),
+    "val": ("step", "epoch", "loss", "iou_error"),
+}
+"""Kind of line -> what it holds at least, a number each, beside `terms`"""
 PICTURES = "pictures"
 # Seconds between two plain lines where there is no terminal to draw a bar on.
 QUIET = 10.0
@@ -45,13 +50,23 @@ def _record(line: bytes, where: str) -> dict[str, Any]:
     """One line. RunError: it is none that a run has written."""
     try:
         record = json.loads(line)
-        if isinstance(record, dict) and isinstance(record.get("kind"), str):
+        if isinstance(record, dict) and _complete(record):
             return record
     except (ValueError, RecursionError):
         pass
     raise RunError(
         f"{where}: expected a line that a run has written, found {printable(line.decode(errors='replace'), 60)}; delete the line"
     )
+
+
+def _complete(record: dict[str, Any]) -> bool:
+    """Whether a line holds what its kind must; a number that was not finite is null."""
+    kind = record.get("kind")
+    if not isinstance(kind, str) or kind not in NUMBERS:
+        return isinstance(kind, str)
+    terms = record.get("terms")
+    numbers = [record.get(name, "") for name in NUMBERS[kind]] + (list(terms.values()) if isinstance(terms, dict) else [""])
+    return all(number is None or (isinstance(number, int | float) and not isinstance(number, bool)) for number in numbers)
 
 
 class RunLog:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from configs import Config, RequestError, RunError
 from configs.stop import Stopped
 from train import checkpoint
 from train.halt import GO_ON, STOP, Halt
-from train.log import METRICS, RunLog, read_metrics
+from train.log import METRICS, NUMBERS, RunLog, read_metrics
 from train.loop import PhaseLoop
 from train.reports import run_folder
 from train.run import run
@@ -237,16 +239,28 @@ def test_a_broken_checkpoint_is_named(tmp_path):
 
 
 def test_metrics_of_steps_after_the_checkpoint_are_dropped(tmp_path):
+    rest: dict[str, Any] = dict.fromkeys(("phase", "pairs_per_s", "wait_share", "cached_share", "online_share"), 1) | {"terms": {}}
     first = RunLog(tmp_path, 0).begin(tensorboard=False)
     for step in (2, 4, 6):
-        first.record("train", step, 1, loss=float("nan") if step == 6 else 1.0 / step)
+        first.record("train", step, 1, loss=float("nan") if step == 6 else 1.0 / step, **rest)
     first.close()
     with open(tmp_path / METRICS, "a") as stream:
         stream.write('{"kind": "train", "st')
     assert [line["loss"] for line in read_metrics(tmp_path)] == [0.5, 0.25, None]
     second = RunLog(tmp_path, 4).begin(tensorboard=False)
-    second.record("train", 5, 2, loss=1)
+    second.record("train", 5, 2, loss=1, **rest)
     second.close()
     assert [line["step"] for line in read_metrics(tmp_path)] == [2, 4, 5]
     RunLog(tmp_path, 0).begin(tensorboard=False).close()
     assert read_metrics(tmp_path) == []
+
+
+@pytest.mark.parametrize("change", [{"loss": "1"}, {"terms": None}, {"terms": {"gt": []}}, {"epoch": True}, {"wait_share": ...}])
+def test_a_line_that_lacks_what_reports_read_is_named(tmp_path, change):
+    line = dict.fromkeys(NUMBERS["train"], 1) | {"kind": "train", "terms": {"gt": 0.5}}
+    (tmp_path / METRICS).write_text(json.dumps(line) + "\n")
+    assert read_metrics(tmp_path) == [line]
+    damaged = {name: value for name, value in (line | change).items() if value is not ...}
+    (tmp_path / METRICS).write_text(json.dumps(damaged) + "\n")
+    with pytest.raises(RunError, match=r"metrics.jsonl:1: expected a line that a run has written, found .*; delete the line"):
+        read_metrics(tmp_path)
