@@ -117,7 +117,7 @@ bench: setup ## measured speed beside its baselines (no test: it only prints)
 	$(TEACHONCE) bench $$ARGS
 
 torture: setup ## caches that are damaged and workers that are killed at random (minutes; ARGS="--bucket s3://...")
-	$(PY) -m bench.torture $(ARGS)
+	$(PY) -m bench.torture $$ARGS
 
 tensorboard: setup ## curves and pictures of all runs
 	$(BIN)/tensorboard --logdir "$$RUN_DIR"

@@ -86,7 +86,7 @@ def test_the_default_is_the_published_settings() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--setting", "gt"], "expected a setting with a teacher, found gt without"),
+        (["--setting", "gt"], "expected settings with a teacher, found gt without"),
         (["--setting", "atom_cfdk"], "nearest: 'atom_cfkd'"),
         (["--setting", " "], "expected names of settings, found none"),
         (["pairs.test.sise=64"], "nearest: 'size'"),

@@ -260,7 +260,7 @@ def test_a_pickle_cannot_change_the_readers_functions(tmp_path: Path) -> None:
 
 def test_a_file_cannot_ask_for_more_memory_than_it_has(tmp_path: Path) -> None:
     wide = save({"a": torch.ones(1).expand(2**40)}, tmp_path / "wide.pth")
-    with pytest.raises(RequestError, match="a tensor of more numbers than the file holds"):
+    with pytest.raises(RequestError, match="tensors that hold many times the bytes of the file"):
         models.read_state(wide)
     with zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("w/data.pkl", bytes(10**6))
@@ -334,7 +334,7 @@ def test_a_file_without_parameters(tmp_path: Path) -> None:
         models.read_state(save([torch.ones(2)], tmp_path / "w.pth"))
     with pytest.raises(RequestError, match=r"found one torch.nn.modules.linear.Linear"):
         models.read_state(save(nn.Linear(2, 2), tmp_path / "w.pth"))
-    with pytest.raises(RequestError, match=r"expected only tensors among the parameters of .*, found 'b': int"):
+    with pytest.raises(RequestError, match=r"expected only tensors among the parameters of .*, found b: int"):
         models.read_state(save({"a": torch.ones(2), "b": 3}, tmp_path / "w.pth"))
 
 

@@ -303,7 +303,7 @@ def test_a_data_set_without_frames_fails_in_one_line(dataset, teacher, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--teacher", "missing.pth"], "expected a weights file, found none at missing.pth"),
+        (["--teacher", "missing.pth"], "expected a checkpoint file, found nothing at missing.pth"),
         (["--targets", "iuo"], "found 'iuo' (nearest: 'iou')"),
         (["--share", "2/2"], "expected I/N with 0 <= I < N"),
         (["--share", "\u2460/2"], "expected I/N with 0 <= I < N"),

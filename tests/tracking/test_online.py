@@ -24,14 +24,13 @@ SMALL = {"size": 64, "area_factor": 3.0, "classifier": {"layer": "layer2", "ever
 BOX = (60.0, 50.0, 30.0, 24.0)
 
 
-def frame(x: float, y: float, shown: bool = True) -> np.ndarray:
+def frame(x: float, y: float) -> np.ndarray:
     """A textured disc on a textured ground, RGB."""
     rng = np.random.default_rng(3)
     ground = cv2.resize(rng.integers(60, 120, (12, 16, 3), np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
-    if shown:
-        disc = cv2.resize(rng.integers(120, 255, (4, 5, 3), np.uint8), (30, 24), interpolation=cv2.INTER_NEAREST)
-        left, top = round(x), round(y)
-        ground[top : top + 24, left : left + 30] = disc
+    disc = cv2.resize(rng.integers(120, 255, (4, 5, 3), np.uint8), (30, 24), interpolation=cv2.INTER_NEAREST)
+    left, top = round(x), round(y)
+    ground[top : top + 24, left : left + 30] = disc
     return ground
 
 
@@ -72,7 +71,7 @@ def test_it_follows_and_the_same_frames_give_the_same_boxes(teacher: OnlineTrack
 def test_a_target_that_is_gone_is_not_found_and_its_box_stays(teacher: OnlineTracker):
     teacher.init(frame(60, 50), BOX)
     last = teacher.update(frame(62, 50))
-    gone = teacher.update(frame(0, 0, shown=False))
+    gone = teacher.update(np.full_like(frame(0, 0), 90))
     assert last.state == "found" and gone.state == "not_found"
     assert gone.box == last.box and gone.score < 0.25 < last.score
 

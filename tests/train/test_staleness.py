@@ -13,7 +13,7 @@ from kdlosses import TARGETS, LiveTeacher
 from train.data.augment import ALL
 from train.plan import why_not_cached
 
-NAMES = ("iou", "abs_sum", "response", "response_gaussian", "features")
+NAMES = ("iou", "abs_sum", "response", "response_gaussian", "features", "classifier")
 FLOAT16 = 2e-3
 
 
