@@ -64,7 +64,7 @@ def allocator() -> str:
         return libraries[0]
     name = " ".join(platform.libc_ver()).strip() or platform.system()
     told = [f"{key}={value}" for key, value in sorted(os.environ.items()) if key.startswith(("MALLOC_", "GLIBC_TUNABLES"))]
-    return f"{name} ({', '.join(told) or 'as it is'})"
+    return f"{name} ({', '.join(told) or 'nothing set in the environment'})"
 
 
 def ratios(measured: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
