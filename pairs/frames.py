@@ -22,7 +22,8 @@ from configs.errors import RunError
 from configs.files import read_regular, require_regular
 from pairs.headers import image_size, truncated
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+# errors only; OpenCV 5 moved what 4.10 has at the top
+(cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(2)
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".mjpeg")
 MOST_PIXELS = 2**27
