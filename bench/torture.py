@@ -57,7 +57,7 @@ def write(cache: Cache, part: int) -> None:
             }
             draw = np.random.default_rng(part)
             crops = [(b"\xff\xd8" + draw.bytes(300), b"\xff\xd8" + draw.bytes(500)) for _ in range(start, stop)]
-            unit.write(part, rows, crops if unit is cache.pairs else None)
+            unit.write(part, rows, crops if unit is cache.pairs else None, {"device": "cpu", "batch": 8})
 
 
 def lacking(cache: Cache) -> list[int]:

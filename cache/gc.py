@@ -21,7 +21,7 @@ class Action(NamedTuple):
 
     what: str
     bytes: int
-    apply: Callable[[], None]
+    apply: Callable[[], object]
 
 
 def drop_target(cache: Cache, name: str) -> list[Action]:
@@ -81,15 +81,18 @@ def drop_damaged(cache: Cache) -> list[Action]:
     if records := [where for where, record in writer.history_files() if record is None]:
         actions.append(Action(f"{len(records)} damaged records of work", 0, partial(writer.drop_records, records)))
     if any(fault.what.startswith("zarr.json") for fault in faults):
-        actions.append(Action("damaged descriptions, to be written again", 0, partial(_restore, cache)))
+        actions.append(Action("damaged descriptions, to be written again", 0, partial(restore_descriptions, cache)))
     return actions
 
 
-def _restore(cache: Cache) -> None:
+def restore_descriptions(cache: Cache) -> list[str]:
+    """Writes the descriptions of groups and arrays again that follow from sound attributes; what was damaged."""
+    restored: list[str] = []
     writer, units = writable(cache.backend), readable_units(cache)
     placed = [placed for unit in units for placed in unit.placed]
     for path in groups_of(cache):
         with suppress(KeyError, RunError):
             attributes = writer.attributes(path)
             arrays = tuple(place for place in placed if place.group == path)
-            writer.restore(Group(path, attributes, arrays))
+            restored += writer.restore(Group(path, attributes, arrays))
+    return restored

@@ -162,15 +162,20 @@ def target_group(teacher: Group, target: TargetSpec, grid: Grid, pairs: str) -> 
     check_arrays(target.arrays, path)
     values = {check_name(name, f"constant of {path}"): np.ascontiguousarray(value) for name, value in target.constants.items()}
     facts = {"identity": plain(target.identity), "constants": {name: described_constant(value) for name, value in values.items()}}
-    over = {"layout": LAYOUT, "pairs": pairs, "teacher": teacher.attributes["identity"], **facts, "arrays": by_name(target.arrays)}
+    facts["arrays"] = _described(target.arrays)
     attributes = {
         "doc": f"target {target.name} of the teacher {teacher.path.removeprefix('targets/')}",
         **facts,
-        "arrays": _described(target.arrays),
-        "fingerprint": fingerprint(over),
+        "fingerprint": target_fingerprint(facts, teacher.attributes["identity"], pairs),
         **({"about": plain(target.about)} if target.about else {}),
     }
     return Group(path, sealed(attributes), tuple(Placed(path, array, grid) for array in target.arrays), values)
+
+
+def target_fingerprint(attributes: Mapping[str, Any], teacher: Mapping[str, Any], pairs: str) -> str:
+    """Of a target with these attributes; teacher: the identity of its teacher; pairs: the fingerprint of the pair set."""
+    facts = {name: attributes[name] for name in ("identity", "constants")}
+    return fingerprint({"layout": LAYOUT, "pairs": pairs, "teacher": teacher, **facts, "arrays": by_name(arrays_of(attributes["arrays"]))})
 
 
 def _with_fingerprint(identity: Mapping[str, Any]) -> dict[str, Any]:

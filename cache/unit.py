@@ -44,6 +44,11 @@ class Unit:
         self._checked: set[int] = set()
 
     @property
+    def backend(self) -> Reader:
+        """What lies below; for looking and checking."""
+        return self._backend
+
+    @property
     def identity(self) -> dict[str, Any]:
         """The identity that the unit was created with; that of the pair set is the cache's."""
         return dict(self._attributes["identity"])

@@ -13,7 +13,7 @@ import numpy as np
 
 from cache.address import Location
 from cache.backends.place import Place
-from cache.layout import Group, Placed
+from cache.layout import Group, Placed, unsealed
 from configs.errors import RequestError, RunError
 
 LOOK = "look at it with `python -m cache verify`"  # the end of a message about damage that a reader meets
@@ -22,6 +22,19 @@ LOOK = "look at it with `python -m cache verify`"  # the end of a message about 
 _ENTRY = {"unit": str, "part": int, "pairs": list, "fingerprint": str, "arrays": dict}
 MADE = "made"
 """Of a ledger entry: what the part was made with as far as it changes no more than rounding, by name. Entries of before have none."""
+SEAL = "seal"
+"""Of a ledger entry: SHA-256 of all else in it. Entries of before have none."""
+
+
+class OtherNumbers(RunError):
+    """A part that is published comes out with other numbers than its entry says, or its entry cannot be read.
+
+    stored: whether these numbers are what lies there, so that it is the entry that is wrong.
+    """
+
+    def __init__(self, message: str, stored: bool) -> None:
+        super().__init__(message)
+        self.stored = stored
 
 
 class Stray(NamedTuple):
@@ -83,7 +96,7 @@ class Reader(Protocol):
         """
 
     def entry(self, unit: str, part: int) -> dict[str, Any] | None:
-        """The ledger entry of a part; RunError if there is one that cannot be read."""
+        """The ledger entry of a part, its seal checked and left out; RunError if there is one that cannot be read."""
 
     def published(self, unit: str) -> set[int]:
         """The parts with a ledger entry."""
@@ -143,7 +156,7 @@ class Writer(Reader, Protocol):
     def publish(self, part: Part) -> None:
         """Stores the rows of a part and then its ledger entry, with `arrays`: bytes and SHA-256 of each.
 
-        The entry is put if absent: of two writers the second compares, and nothing is rewritten (RunError if the numbers differ).
+        The entry is put if absent: of two writers the second compares (OtherNumbers), and of the same numbers writes again what is damaged.
         """
 
     def begin(self, part: Part) -> contextlib.AbstractContextManager[PartWriter]:
@@ -188,12 +201,17 @@ def ledger_entry(text: bytes, form: Callable[[Mapping[str, Any]], bytes], where:
     entry = json_of(text)
     arrays = entry.get("arrays")
     made = entry.get(MADE, {})
-    kinds = {key: type(value) for key, value in entry.items() if key != MADE}
+    kinds = {key: type(value) for key, value in entry.items() if key not in (MADE, SEAL)}
     sound = kinds == _ENTRY and isinstance(arrays, dict) and all(map(_is_record, arrays.values())) and form(entry) == text
-    sound = sound and isinstance(made, dict) and all(isinstance(value, str | int | None) for value in made.values())
+    sound = (
+        sound
+        and not (SEAL in entry and unsealed(entry))
+        and isinstance(made, dict)
+        and all(isinstance(value, str | int | None) for value in made.values())
+    )
     if not sound or not all(type(pair) is int for pair in entry["pairs"]):
         raise RunError(f"{where}: expected a ledger entry (JSON), found something else; {mend}")
-    return entry
+    return {key: value for key, value in entry.items() if key != SEAL}
 
 
 def _is_record(value: Any) -> bool:

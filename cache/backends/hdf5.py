@@ -20,7 +20,7 @@ import numpy as np
 
 from cache.backends.base import LOOK, Part, Stray, json_of, ledger_entry, remains_of
 from cache.backends.place import make_folders
-from cache.layout import DOCS, Group, Placed, sha256, unsealed
+from cache.layout import DOCS, Group, Placed, sealed, sha256, unsealed
 from configs.errors import RunError
 from configs.files import fsync_folder
 
@@ -166,7 +166,7 @@ def write_copy(path: Path, groups: Iterable[Group], parts: Iterable[Part], histo
                 begin = part.number * placed.grid.part
                 file[placed.path][begin : begin + len(rows)] = rows
             records = {placed.path: {"bytes": rows.nbytes, "sha256": sha256(rows)} for placed, rows in part.data}
-            _text(file, f"ledger/{part.unit}/{part.number:05d}", {**part.entry, "arrays": records})
+            _text(file, f"ledger/{part.unit}/{part.number:05d}", sealed({**part.entry, "arrays": records}))
             stream.check()
         for number, record in enumerate(history):
             _text(file, f"ledger/history/{number:08d}", record)

@@ -22,7 +22,7 @@ from zarr.abc.buffer import Buffer
 from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
-from cache.backends.base import MADE, Part, Stray, json_of, ledger_entry
+from cache.backends.base import MADE, OtherNumbers, Part, Stray, json_of, ledger_entry
 from cache.backends.place import SCRATCH, Place
 from cache.backends.shard import COMPRESSION, ShardReader, ShardWriter, shard_key
 from cache.layout import DOCS, Group, Placed, history_record, history_text, sealed, unsealed
@@ -46,7 +46,7 @@ class ZarrTree:
 
     def __init__(self, place: Place) -> None:
         self.place, self.path, self.remote = place, place.path, not isinstance(place.path, Path)
-        self.mend = f"run `python -m cache gc {place.path} --damaged` and then `make cache`"
+        self.mend = f"run `python -m cache verify {place.path} --repair`"
         self._readers: dict[str, ShardReader] = {}
 
     @staticmethod
@@ -271,24 +271,39 @@ class TreePart:
 
     def publish(self) -> None:
         tree, (unit, number, _, facts) = self._tree, self._part
-        published, records = tree.entry(unit, number), {}
+        records = {path: shard.finish() for path, shard in self._shards.items()}
+        key, entry = _entry_key(unit, number), {**facts, "arrays": records}
+        self._require_same(entry)
         for path, shard in self._shards.items():
-            record = records[path] = shard.finish()
             self._files[path].flush()
             os.fsync(self._files[path].fileno())
             self._files[path].close()
             # where another has written the very same, it is left alone
-            if published is None and tree.shard_fault(key := shard_key(shard.placed, number), record):
-                tree.place.put_file(key, self._paths[path])
-        key, entry = _entry_key(unit, number), {**facts, "arrays": records}
-        if published is None and not tree.place.create(key, entry_text(entry)):
+            if tree.shard_fault(shard_key(shard.placed, number), records[path]):
+                tree.place.put_file(shard_key(shard.placed, number), self._paths[path])
+        if not tree.place.create(key, entry_text(sealed(entry))):
+            try:
+                self._require_same(entry)
+            except OtherNumbers:
+                tree.retract(unit, [number])  # published meanwhile, of shards that are now ours
+                raise
+
+    def _require_same(self, entry: Mapping[str, Any]) -> None:
+        """OtherNumbers where the part is published and its entry is not this one, whatever it was made with."""
+        tree, (unit, number, _, _), records = self._tree, self._part, entry["arrays"]
+        try:
             published = tree.entry(unit, number)
-        if published is not None and {**published, MADE: None} != {**entry, MADE: None}:
-            other = next((path for path in records if published["arrays"].get(path) != records[path]), unit)
-            raise RunError(
-                f"{other}, part {number}: expected a part that is not published, found it published with other numbers: two writers"
-                " differ (other frames, device or versions); look with `python -m cache verify`, or drop them with `python -m cache gc`"
-            )
+        except RunError:
+            published = {"arrays": {}}
+        if published is None or {**published, MADE: None} == {**entry, MADE: None}:
+            return
+        other = next((path for path in records if published["arrays"].get(path) != records[path]), unit)
+        stored = not any(tree.shard_fault(shard_key(shard.placed, number), records[path]) for path, shard in self._shards.items())
+        raise OtherNumbers(
+            f"{other}, part {number}: expected a part that is not published, found it published with other numbers: two writers"
+            " differ (other frames, device or versions); look with `python -m cache verify`, or drop them with `python -m cache gc`",
+            stored,
+        )
 
 
 _OLD_HISTORY = "ledger/history.jsonl"

@@ -7,8 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 import cache
 from cache import Cache
+from cache.backends.base import OtherNumbers
+from cache.backends.place import Disk
 from cache.layout import history_record
 from cache.verify import verify
 
@@ -81,3 +86,38 @@ def test_a_reader_sees_parts_as_others_publish_them(kit, folder):
         assert [bytes(image) for image in reader.read_crops(first, last)[0]] == [pair[0] for pair in kit.images()[first:last]]
     kit.add_maps(writer)
     assert set(reader.targets()) == {("atom", "maps")}
+
+
+def test_a_writer_of_other_numbers_that_comes_too_late_leaves_no_part_with_wrong_shards(kit, folder, monkeypatch):
+    ours, theirs = kit.create(folder), Cache.open(folder)
+    arrays = {name: kit.numbers(array)[8:16] for name, array in ours.pairs.arrays.items()}
+    create = Disk.create
+
+    def late(place, key, content):
+        monkeypatch.setattr(Disk, "create", create)
+        kit.write(theirs, theirs.pairs, 1)  # while our shards already lie in their place
+        for path, shard in stored.items():
+            path.write_bytes(shard)
+        return create(place, key, content)
+
+    arrays["ref_box"][0, 0] += 1
+    other = kit.create(folder.with_name("other"))
+    other.pairs.write(1, arrays, kit.images()[8:16])
+    stored = {folder / "pairs/ref_box/c.1.0": (folder.with_name("other") / "pairs/ref_box/c.1.0").read_bytes()}
+    monkeypatch.setattr(Disk, "create", late)
+    with pytest.raises(OtherNumbers, match=r"pairs/ref_box, part 1: expected a part that is not published, .* two writers differ"):
+        ours.pairs.write(1, arrays, kit.images()[8:16])
+    assert ours.pairs.missing() == [0, 1, 2] and Cache.open(folder).pairs.missing() == [0, 1, 2]
+    kit.write(theirs, theirs.pairs, 1)
+    assert np.array_equal(
+        Cache.open(folder).check_before_use().pairs.read(8, 16)["ref_box"], kit.numbers(ours.pairs.arrays["ref_box"])[8:16]
+    )
+
+
+def test_what_is_published_again_mends_its_damaged_shards(kit, folder):
+    cache = kit.build(folder)
+    whole = kit.tree(folder)
+    (folder / "pairs/ref_box/c.1.0").write_bytes(b"x")
+    (folder / "pairs/grey/c.1").unlink()
+    kit.write(cache, cache.pairs, 1)
+    assert kit.tree(folder) == whole

@@ -11,6 +11,7 @@ import pytest
 
 from cache import Cache, gc
 from cache.backends.zarr_tree import entry_text
+from cache.layout import sealed
 from cache.verify import verify, verify_path
 from configs.errors import RequestError, RunError
 
@@ -24,7 +25,8 @@ def flip(path, at):
 def edit(path, change):
     content = json.loads(path.read_text())
     change(content)
-    path.write_bytes(entry_text(content) if "ledger" in path.parts else json.dumps(content, indent=2).encode())
+    content.pop("seal", None)
+    path.write_bytes(entry_text(sealed(content)) if "ledger" in path.parts else json.dumps(content, indent=2).encode())
 
 
 def mend(cache, kit):
@@ -67,9 +69,28 @@ def test_a_damaged_part_is_named_and_mended(kit, tmp_path, damage, where, part, 
     faults = verify(Cache.open(path))
     assert [(fault.where, fault.part, fault.pairs) for fault in faults if fault.part is not None] == [(where, part, pairs)]
     assert re.search(text, faults[0].what)
-    assert faults[0].remedy == f"run `python -m cache gc {path} --damaged` and then `make cache`"
+    assert faults[0].remedy == f"run `python -m cache verify {path} --repair`"
     mend(Cache.open(path), kit)
     assert kit.tree(path) == whole
+
+
+def test_every_byte_of_an_entry_counts_and_one_of_before_there_was_a_seal_is_sound(kit, tmp_path):
+    path = tmp_path / "cache"
+    kit.fill(path)
+    file = path / "ledger/pairs/00001.json"
+    content = json.loads(file.read_text())
+    del content["seal"]
+    made = {"opencv": "4.11.0", "batch": 32, "decoder": None}
+    file.write_bytes(entry_text(content))
+    assert verify(Cache.open(path)) == []
+    file.write_bytes(entry_text(sealed({**content, "made": made})))
+    assert verify(Cache.open(path)) == [] and (Cache.open(path).pairs.entry(1) or {})["made"] == made
+    whole, unit = file.read_bytes(), Cache.open(path).pairs
+    for at in range(len(whole)):
+        for change in (1, 4, 16):
+            file.write_bytes(whole[:at] + bytes([whole[at] ^ change]) + whole[at + 1 :])
+            with pytest.raises(RunError, match="expected a ledger entry"):
+                unit.entry(1)
 
 
 def test_a_lost_ledger_entry_shows_as_remains(kit, tmp_path):

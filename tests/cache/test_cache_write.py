@@ -218,6 +218,6 @@ def test_the_ledger_holds_nothing_of_time_or_place(kit, tmp_path):
     kit.build(tmp_path / "other" / "b")
     assert kit.tree(tmp_path / "a") == kit.tree(tmp_path / "other" / "b")
     entry = json.loads((tmp_path / "a/ledger/pairs/00002.json").read_text())
-    assert set(entry) == {"unit", "part", "pairs", "fingerprint", "arrays"}
+    assert set(entry) == {"unit", "part", "pairs", "fingerprint", "arrays", "seal"}
     assert entry["pairs"] == [16, 20]
     assert set(entry["arrays"]) == {f"pairs/{array.name}" for array in kit.PAIRS} | {"crops/jpeg", "crops/offset", "crops/length"}
