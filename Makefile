@@ -4,7 +4,7 @@
 # Values of variables are data, from the command line and from the environment alike: taken as they are written, never expanded by make, and
 # handed on through the environment to recipes, which name them as "$$NAME". Word lists (ARGS, SETTINGS, SEEDS, CHECKPOINT) are split at spaces.
 override INPUTS := PYTHON VENV CONSTRAINTS EXTRAS SETTING SETTINGS SEEDS CACHE_DIR RUN_DIR DEMO_ROOT DEMO_EVAL_ROOT GPUS COVERAGE ARGS DATASET PAIRS \
-  VAL_PAIRS SPLIT TEACHER TARGETS EPOCHS BATCHES CACHE HTML WORST BOX CHECKPOINT FILES JOBS VIDEO
+  VAL_PAIRS SPLIT TEACHER TARGETS EPOCHS BATCHES CACHE HTML WORST BOX CHECKPOINT FILES JOBS VIDEO REPAIR
 override GIVEN := $(sort $(INPUTS) $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 $(foreach name,$(filter-out INPUTS GIVEN,$(GIVEN)),$(if $(findstring undefined,$(origin $(name))),,$(eval override $(name) := $$(value $(name)))))
 
@@ -122,8 +122,9 @@ torture: setup ## caches that are damaged and workers that are killed at random 
 tensorboard: setup ## curves and pictures of all runs
 	$(BIN)/tensorboard --logdir "$$RUN_DIR"
 
-verify: setup ## CACHE=path: every checksum of a cache
-	$(TEACHONCE) cache verify "$$CACHE"$(if $(CACHE),,$(error verify: expected CACHE=path of a cache; make train and make cache print it))
+verify: setup ## CACHE=path: every checksum of a cache; REPAIR=1 [TEACHER=weights]: computes again what is damaged
+	$(TEACHONCE) cache verify "$$CACHE"$(if $(CACHE),,$(error verify: expected CACHE=path of a cache; make train and make cache print it)) \
+	  $(if $(REPAIR),--repair $(if $(TEACHER),--teacher "$$TEACHER"))
 
 view: setup ## CACHE=path: pairs as a picture; HTML=page.html: one page with the teacher's numbers and maps [WORST=n]
 	$(TEACHONCE) cache view "$$CACHE"$(if $(CACHE),,$(error view: expected CACHE=path of a cache)) $(if $(HTML),--html "$$HTML") $(if $(WORST),--worst "$$WORST") $$ARGS

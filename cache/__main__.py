@@ -19,7 +19,8 @@ from cache.store import Cache
 from cache.verify import Fault, verify_path
 from configs import cli
 from configs.errors import RequestError, RunError, nearest
-from configs.hooks import frames
+from configs.hooks import frames, repairs
+from configs.process import settle
 from configs.units import size_text
 
 
@@ -43,6 +44,12 @@ def parser(prog: str = "python -m cache") -> cli.Parser:
     sub.add_argument("--json", action="store_true", help="machine-readable")
     sub.add_argument("--deep", action="store_true", help="also decode every crop and look for numbers that are not finite")
     sub.add_argument("--frames", action="store_true", help="also cut every pair again from the data set's frames, which must lie here")
+    sub.add_argument(
+        "--repair", action="store_true", help="first compute what is damaged again, from the data set's frames and the teacher"
+    )
+    sub.add_argument(
+        "--teacher", type=Path, metavar="FILE", help="with --repair: the teacher's weights (default: those that the history names)"
+    )
     sub = command("view", "pairs with boxes and proposals, as a picture or as one HTML page with the teacher's numbers")
     which = sub.add_mutually_exclusive_group()
     which.add_argument("--pairs", default="0-15", help="first-last, or numbers separated by commas (default: 0-15)")
@@ -103,13 +110,14 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    path = _place(arguments)
+    path, repaired = _place(arguments), _repaired(arguments)
     faults = verify_path(path, deep=arguments.deep)
     if arguments.frames:
         cache, remake = _open(arguments), f"restore the frame, or remove {path} and run `make cache`"
         faults += [Fault(what, "frames", "pairs", pair // cache.part, str(pair), remake) for pair, what in frames().faults(cache)]
     if arguments.json:
         told = {"path": str(path), "ok": not faults, "deep": arguments.deep, "faults": [fault._asdict() for fault in faults]}
+        told |= {"repaired": repaired} if arguments.repair else {}
         print(json.dumps(told, indent=2))
         return 1 if faults else 0
     state, size = f"{len(faults)} faults" if faults else "whole and finished", ""
@@ -118,6 +126,22 @@ def _verify(arguments: argparse.Namespace) -> int:
         size = f", {cache.count:,} pairs, {cache.parts} parts"
     print(*(fault.line() for fault in faults), f"{path}: {state}{size}", sep="\n")
     return 1 if faults else 0
+
+
+def _repaired(arguments: argparse.Namespace) -> list[str]:
+    """What --repair has mended, a line a thing; said at once."""
+    done: list[str] = []
+    if arguments.teacher is not None and not arguments.repair:
+        raise RequestError("verify: expected --repair with --teacher, found none; add it")
+    if arguments.repair:
+        settle(lambda line: None, leave_busy=False)  # as `make cache`: its numbers may not depend on what else the machine does
+
+        def say(line: str) -> None:
+            done.append(line)
+            print(f"repaired: {line}", file=sys.stderr if arguments.json else sys.stdout, flush=True)
+
+        repairs().repair(_place(arguments), arguments.teacher, say)
+    return done
 
 
 def _pair_numbers(text: str, count: int) -> list[int]:

@@ -1,11 +1,14 @@
 """The calls that go beside the arrows of docs/architecture.md: by name, when they are asked for, through this file alone.
 
-Training and the store know nothing of frames; where a data set lies on this machine, precompute can tell whether a cache is still of it.
+Training and the store know nothing of frames; where a data set lies on this machine, precompute can tell whether a cache is still of it,
+and compute again what is damaged in it.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 
@@ -20,6 +23,18 @@ class Frames(Protocol):
 
     def faults(self, cache: Any) -> list[tuple[int, str]]:
         """See precompute.frames."""
+
+
+class Repair(Protocol):
+    """What the module precompute.repair offers."""
+
+    def repair(self, path: Any, weights: Path | None, say: Callable[[str], None]) -> None:
+        """See precompute.repair."""
+
+
+def repairs() -> Repair:
+    """The module precompute.repair."""
+    return cast(Repair, importlib.import_module("precompute.repair"))
 
 
 def frames() -> Frames:

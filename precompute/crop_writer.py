@@ -38,18 +38,12 @@ class PartCrops:
         return len(self.ref)
 
 
-class CropWriter:
-    """Makes or reads parts, one part ahead of whoever asks; crops are cut by `threads` threads.
+class CropReader:
+    """Reads parts, one part ahead of whoever asks."""
 
-    OpenCV lets go of the interpreter while it reads, resizes and encodes, so threads are enough.
-    """
-
-    def __init__(self, dataset: Dataset, pairs: PairsConfig, threads: int) -> None:
-        self.dataset, self.pairs = dataset, pairs
-        self.training = dataset.split == "train"
+    def __init__(self) -> None:
         self.faults: Counter[str] = Counter()
         """message of an unusable frame -> pairs that were drawn anew because of it"""
-        self._pool = ThreadPoolExecutor(threads, "crops")
         self._ahead = ThreadPoolExecutor(1, "parts")
 
     def parts(self, cache: Cache, numbers: Iterable[int]) -> Iterator[PartCrops]:
@@ -62,18 +56,43 @@ class CropWriter:
 
     def _next(self, cache: Cache, numbers: Iterator[int]) -> PartCrops | None:
         number = next(numbers, None)
-        return None if number is None else self._make(cache, number)
+        return None if number is None else self.part(cache, number)
+
+    def close(self) -> None:
+        """Stops the threads; a part under way is finished."""
+        self._ahead.shutdown(cancel_futures=True)
+
+    def part(self, cache: Cache, number: int) -> PartCrops:
+        """One part. RunError: it is not published, or damaged."""
+        start, stop = cache.bounds(number)
+        ref, test = cache.read_crops(start, stop)
+        return PartCrops(number, cache.pairs.read(start, stop), ref, test)
+
+
+class CropWriter(CropReader):
+    """Makes parts where they are not published; crops are cut by `threads` threads.
+
+    OpenCV lets go of the interpreter while it reads, resizes and encodes, so threads are enough.
+    """
+
+    def __init__(self, dataset: Dataset, pairs: PairsConfig, threads: int) -> None:
+        super().__init__()
+        self.dataset, self.pairs = dataset, pairs
+        self.training = dataset.split == "train"
+        self._pool = ThreadPoolExecutor(threads, "crops")
 
     def close(self) -> None:
         """Stops the threads; pairs under way are finished and a part that is being written, whatever is queued is dropped."""
         self._pool.shutdown(cancel_futures=True)
-        self._ahead.shutdown(cancel_futures=True)
+        super().close()
 
-    def _make(self, cache: Cache, part: int) -> PartCrops:
+    def part(self, cache: Cache, number: int) -> PartCrops:
+        """One part, read or made."""
+        return super().part(cache, number) if cache.pairs.published(number) else self.write(cache, number)
+
+    def write(self, cache: Cache, part: int) -> PartCrops:
+        """Cuts and publishes a part; what is damaged of a published one is written again. OtherNumbers: it comes out otherwise."""
         start, stop = cache.bounds(part)
-        if cache.pairs.published(part):
-            ref, test = cache.read_crops(start, stop)
-            return PartCrops(part, cache.pairs.read(start, stop), ref, test)
         drawn, crops = self.cut(start, stop)
         drawn_names = [name for name in cache.pairs.arrays if name != "crop_region"]
         rows = {name: getattr(drawn, name) for name in drawn_names} | {"crop_region": np.stack([crop.region for crop in crops])}

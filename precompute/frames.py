@@ -6,14 +6,15 @@ Letters: n pairs. Image axis (2): 0 = ref, 1 = test.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 
 from cache import Cache
+from cache.address import Location
 from cache.backends.base import MADE
 from configs.catalog import dataset_entry
 from configs.errors import RequestError
@@ -64,9 +65,9 @@ def sample_line(cache: Cache, number: int) -> str | None:
     return require_same(cache, dataset, number)
 
 
-def require_same(cache: Cache, dataset: Dataset, number: int) -> str:
-    """As `sample_line`, of an open data set whose annotation is the cache's."""
-    again = cut_again(cache, dataset, spread(cache, number))
+def require_same(cache: Cache, dataset: Dataset, number: int, but: Collection[int] = ()) -> str:
+    """As `sample_line`, of an open data set whose annotation is the cache's; `but`: parts that are left out."""
+    again = cut_again(cache, dataset, spread(cache, number, but))
     kinds = Counter(pair.kind for pair in again)
     if kinds["other"]:
         first = next(pair for pair in again if pair.kind == "other")
@@ -86,12 +87,7 @@ def faults(cache: Cache) -> list[tuple[int, str]]:
 
     RequestError: the data set is not on this machine, or its annotation is another.
     """
-    name, split = str(cache.identity.get("dataset")), str(cache.identity.get("split"))
-    dataset = open_entry(name, dataset_entry(name), split)
-    if dataset.content_hash != cache.identity.get("content_sha256"):
-        raise RequestError(
-            f"{cache.path}: expected the annotation that it was made from, found another in {dataset.root}; make a new one: `make cache`"
-        )
+    dataset = dataset_of(cache.path, cache.identity)
     found: list[tuple[int, str]] = []
     with ProgressBar("frames", cache.count, "pair") as progress:
         for part in sorted(cache.backend.published(cache.pairs.path)):
@@ -103,15 +99,26 @@ def faults(cache: Cache) -> list[tuple[int, str]]:
     return found
 
 
+def dataset_of(path: Location, identity: Mapping[str, Any]) -> Dataset:
+    """The data set that the cache at `path` was made from. RequestError: it is not on this machine, or its annotation is another."""
+    name, split = str(identity.get("dataset")), str(identity.get("split"))
+    dataset = open_entry(name, dataset_entry(name), split)
+    if dataset.content_hash != identity.get("content_sha256"):
+        raise RequestError(
+            f"{path}: expected the annotation that it was made from, found another in {dataset.root}; make a new one: `make cache`"
+        )
+    return dataset
+
+
 def _of(cache: Cache) -> Dataset | None:
     """The data set of a cache, where it lies here with the same annotation."""
     dataset = at_hand(str(cache.identity.get("dataset")), str(cache.identity.get("split")))
     return dataset if dataset is not None and dataset.content_hash == cache.identity.get("content_sha256") else None
 
 
-def spread(cache: Cache, number: int) -> list[int]:
-    """`number` pairs spread evenly over the finished parts, ascending; all where there are fewer."""
-    bounds = [cache.bounds(part) for part in sorted(cache.backend.published(cache.pairs.path)) if part < cache.parts]
+def spread(cache: Cache, number: int, but: Collection[int] = ()) -> list[int]:
+    """`number` pairs spread evenly over the finished parts (not those of `but`), ascending; all where there are fewer."""
+    bounds = [cache.bounds(part) for part in cache.pairs.parts_there() if part not in but]
     ends = np.cumsum([stop - start for start, stop in bounds])
     if not len(ends) or number < 1:
         return []
@@ -122,14 +129,14 @@ def spread(cache: Cache, number: int) -> list[int]:
 
 def cut_again(cache: Cache, dataset: Dataset, rows: Sequence[int]) -> list[Again]:
     """These pairs of finished parts from the frames as they are now, compared with the stored ones."""
-    pairs = pairs_of(cache)
+    pairs = pairs_of(cache.identity)
     with ThreadPoolExecutor(processors()) as pool:
         return list(pool.map(lambda row: _again(cache, dataset, row, pairs), rows))
 
 
-def pairs_of(cache: Cache) -> PairsConfig:
-    """The section of the configuration that a pair set was made with."""
-    return PairsConfig.model_validate({name: value for name, value in cache.identity.items() if name in PairsConfig.model_fields})
+def pairs_of(identity: Mapping[str, Any]) -> PairsConfig:
+    """The section of the configuration that a pair set was made with; of its counts, `count` is the cache's."""
+    return PairsConfig.model_validate({name: value for name, value in identity.items() if name in PairsConfig.model_fields})
 
 
 def _again(cache: Cache, dataset: Dataset, row: int, pairs: PairsConfig) -> Again:

@@ -27,7 +27,7 @@ from kdlosses import LiveTeacher
 from pairs.decode import Crops, DecoderOptions, make_decoder
 from pairs.decode.decoder import Images, Kind
 from pairs.replay import ROWS, boxes_of, crops_of
-from precompute.crop_writer import CropWriter, PartCrops
+from precompute.crop_writer import CropReader, PartCrops
 from precompute.made import decoder_made
 
 
@@ -48,6 +48,8 @@ class Work:
     threads: int
     made: dict[str, str | int | None] = field(default_factory=dict)
     """with what the targets are computed, as far as it changes no more than rounding"""
+    lacks: Callable[[Unit, int], bool] = lambda unit, part: not unit.published(part)
+    """whether a part of a target is to be computed"""
     done: Callable[[int], None] = lambda part: None
     """told of each part that is whole"""
 
@@ -83,7 +85,7 @@ class Measured:
                 self.rounding[key] = (sums[0] + changed, sums[1] + whole)
 
 
-def fill(work: Work, writer: CropWriter, teacher: LiveTeacher | None, measured: Measured, progress: ProgressBar) -> None:
+def fill(work: Work, writer: CropReader, teacher: LiveTeacher | None, measured: Measured, progress: ProgressBar) -> None:
     """Makes every part in work.parts whole. Publishes part after part, so that a killed run goes on where it was."""
     began = time.perf_counter()
     parts = writer.parts(work.cache, work.parts)
@@ -139,7 +141,7 @@ class TargetWriter:
             while (got := self._next(decoder)) is not None:
                 images, piece = got
                 if piece.first:
-                    self._lacking = {name: unit for name, unit in work.targets.items() if not unit.published(piece.part.part)}
+                    self._lacking = {name: unit for name, unit in work.targets.items() if work.lacks(unit, piece.part.part)}
                 values = self._targets(images, piece)
                 progress.add(piece.valid)
                 if storing is not None:

@@ -31,14 +31,15 @@ USES = {
     "track": ("VIDEO", "CHECKPOINT", "BOX", "ARGS"),
     "bench": ("ARGS",),
     "tensorboard": ("RUN_DIR",),
-    "verify": ("CACHE",),
+    "verify": ("CACHE", "TEACHER"),
     "view": ("CACHE", "HTML", "WORST", "ARGS"),
     "check": ("DATASET", "ARGS"),
 }
 """Target -> the variables that reach its commands."""
 NEEDED = {
     **{target: {"DATASET": "d"} for target in ("cache", "check", "eval")},
-    **{target: {"CACHE": "c"} for target in ("verify", "view")},
+    "verify": {"CACHE": "c", "REPAIR": "1"},
+    "view": {"CACHE": "c"},
     "track": {"VIDEO": "v"},
 }
 ATTACK = "a b; touch F1 $(shell touch F2) `touch F3` \"'$$(touch F4) $(touch F5) * \\ | touch F6 & touch F7 #"
@@ -102,7 +103,7 @@ def test_no_other_value_runs_anything_either(workplace, by):
     before = set(workplace.rglob("*"))
     others = {*names(), "BIN", "PY", "LAUNCH", "TEACHONCE", "GIVEN", "UNKNOWN", "comma", "hash"} - {"VENV", "CONSTRAINTS", "CACHE"}
     values = {"CACHE": "c"} | dict.fromkeys(others, ATTACK)
-    assert _make(workplace, "verify", values, by) == [["cache", "verify", "c"]]
+    assert _make(workplace, "verify", values, by) == [["cache", "verify", "c", "--repair", "--teacher", ATTACK]]
     for name in ("VENV", "CONSTRAINTS"):
         for value in (ATTACK, "$(shell touch F)", "x: ; touch F #"):
             environment = os.environ | {"SEEN": str(workplace / "seen")} | ({name: value} if by == "environment" else {})
@@ -132,5 +133,5 @@ def test_recipes_name_variables_by_the_shell_and_all_of_them_are_inputs():
     expanded = set(re.findall(r"\$\((\w+)\)", conditions))
     assert expanded <= {"BIN", "PY", "TEACHONCE", "LAUNCH", "MAKE", "MAKEFILE_LIST", "VENV"}
     assert set(re.findall(r"\$\$([A-Z_]+)", recipes)) | set(re.findall(r"\$\(if \$\((\w+)\),", recipes)) <= names()
-    of_setup = {"PYTHON", "VENV", "CONSTRAINTS", "EXTRAS", "CACHE_DIR", "GPUS", "COVERAGE", "FILES"}
+    of_setup = {"PYTHON", "VENV", "CONSTRAINTS", "EXTRAS", "CACHE_DIR", "GPUS", "COVERAGE", "FILES", "REPAIR"}
     assert {name for used in USES.values() for name in used} | of_setup >= names()
