@@ -26,10 +26,12 @@ from kdlosses import LiveTeacher, Objective
 from models import Outputs
 from pairs.batch import Batch, Boxes
 from train.checkpoint import Position
+from train.graphed import WARM
 from train.halt import Halt
 from train.log import RunLog
 from train.loop import Meter, PhaseLoop, Setup
 from train.run import feeds_of, prepare, students_of, teacher_of
+from train.students import uses_bfloat16
 
 KINDS = ("student", "losses", "cached", "online", "public", "feed")
 LOGGED = 20
@@ -93,11 +95,25 @@ def student_alone(ground: Ground) -> Callable[[], object]:
 
     def step() -> None:
         student.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(config.train, device)):
             prediction = student(ref, test, batch.boxes.ref_box, batch.boxes.proposals).prediction
         prediction.square().mean().backward()
 
-    return step
+    return step if device.type != "cuda" else recorded(step)
+
+
+def recorded(step: Callable[[], object]) -> Callable[[], object]:
+    """A step on a GPU as a CUDA graph."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(WARM):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        step()
+    return graph.replay
 
 
 def losses_alone(ground: Ground) -> Callable[[], object]:

@@ -252,11 +252,16 @@ class TrainConfig(Section):
     feed: Literal["auto", "dali", "torch"] = Field("auto", description="auto: DALI where it is installed")
     feed_threads: Few | None = Field(None, description="decoder threads; null: all processors this process may use")
     shuffle_window: Few = Field(16, description="chunks of the cache that are shuffled together")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast of the student (losses stay float32)")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="bfloat16: autocast of the student (losses stay float32); auto: bfloat16 on a GPU that has it, else float32"
+    )
     channels_last: bool = Field(True, description="memory format of images and convolutions; false: contiguous")
     tf32: bool = Field(True, description="float32 convolutions of a GPU in TF32 (10 bits of mantissa); losses never are")
     compile: bool | Literal["auto"] = Field(
         False, description="torch.compile the step, students and losses; auto: where the run is long and a compiler is there"
+    )
+    cuda_graph: bool = Field(
+        True, description="on a GPU, with one process: record a step once and replay it, instead of launching its kernels one by one"
     )
     refine_pairs: int = Field(
         256, ge=0, lt=2**31, description="validation pairs whose proposals are refined, for the refinement gain (of each process)"

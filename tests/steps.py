@@ -32,15 +32,16 @@ def config_of(setting: str, *changes: str) -> Config:
         f"train.batch={B}",
         "student.weights=null",
         "train.compile=false",
+        "train.precision=float32",
     ]
     if own.teacher is not None:
         small.append(f"teacher.architecture={'drnet_mobilenetsmall' if setting.startswith('drnet') else 'atom_resnet18tiny'}")
     return configs.load(setting, [*small, *changes])
 
 
-def random_batch(config: Config, device: torch.device) -> Batch:
+def random_batch(config: Config, device: torch.device, seed: int = 3) -> Batch:
     """Random images and boxes of B pairs, the same on every device."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     ref, test = (torch.randn(B, 3, image.size, image.size).to(device) for image in config.pairs.images)
     box = SIZE * torch.tensor([[0.3, 0.35, 0.3, 0.25]]).repeat(B, 1)
     proposals = (box[:, None] + 4 * torch.rand(B, config.pairs.proposals, 4)).to(device)

@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import StepLR
 from configs import Config, PhaseConfig, RunError
 from kdlosses import LiveTeacher, Objective
 from pairs.batch import Batch
-from train import checkpoint, compiled
+from train import checkpoint, compiled, graphed
 from train.checkpoint import Position
 from train.data.feed import Feed
 from train.evaluate import Validation, require_finite, summary
@@ -32,7 +32,7 @@ from train.inputs import Inputs
 from train.log import RunLog
 from train.plan import Origin, Plan
 from train.reports.pictures import draw
-from train.students import Step, Students, leaves_some_unused, parameter_groups
+from train.students import Step, Students, leaves_some_unused, parameter_groups, uses_bfloat16
 
 
 @dataclass
@@ -121,7 +121,7 @@ class PhaseLoop:
         self.objective = setup.objectives[number].to(self.device)
         self.optimizer = Adam(parameter_groups(students, self.objective, self.config), fused=True)
         self.scheduler = StepLR(self.optimizer, self.config.train.lr_step, self.config.train.gamma)
-        self.step = Step(students, self.objective, self.config.train.precision, self.device)
+        self.step = Step(students, self.objective, uses_bfloat16(self.config.train, self.device), self.device)
         self.model: nn.Module = self.step
         if setup.compiles:
             # validation goes on with the step itself: its last batch is shorter, and each other shape would be compiled anew
@@ -134,6 +134,10 @@ class PhaseLoop:
                 gradient_as_bucket_view=True,
                 broadcast_buffers=self.device.type != "cuda",
             )
+        self.graph: graphed.GraphedStep | None = None
+        if graphed.wanted(self.config.train, self.device, setup.world):
+            trained = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+            self.graph = graphed.GraphedStep(self.gradients, trained, setup.log.say)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on inside this phase from a checkpoint."""
@@ -158,6 +162,8 @@ class PhaseLoop:
         epochs = sum(phase.epochs for phase in self.config.phases_or_one())
         self.students.train()
         self.setup.log.start_epoch(position.epoch + 1, epochs, config.batches)
+        if self.graph is not None and self.objective.mutual:
+            self.graph.clear()  # its term depends on the epoch
         began = time.perf_counter()
         if not position.epoch_step:
             self.meter = Meter(feed.waited_s)
@@ -185,12 +191,23 @@ class PhaseLoop:
 
     def one_step(self, batch: Batch, meter: Meter) -> None:
         """Forward, backward, update; nothing here waits for the device."""
-        origin = (self.setup.plan.fresh if batch.fresh else self.setup.plan.train)[self.number]
-        self.optimizer.zero_grad(set_to_none=True)
-        terms, _ = self.forward(self.model, batch, self.targets(batch, origin), self.position.phase_epoch)
-        torch.stack(list(terms.values())).sum().backward()
+        if self.graph is not None:
+            terms = self.graph(batch, batch.fresh)
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            terms = self.gradients(batch)
         self.optimizer.step()
-        meter.add(terms, origin)
+        meter.add(terms, self.origin(batch))
+
+    def origin(self, batch: Batch) -> Origin:
+        """Where the targets of a training batch come from."""
+        return (self.setup.plan.fresh if batch.fresh else self.setup.plan.train)[self.number]
+
+    def gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Forward and backward: adds to the gradients of the parameters. Returns the terms, detached."""
+        terms, _ = self.forward(self.model, batch, self.targets(batch, self.origin(batch)), self.position.phase_epoch)
+        torch.stack(list(terms.values())).sum().backward()
+        return {name: term.detach() for name, term in terms.items()}
 
     def targets(self, batch: Batch, origin: Origin) -> dict[str, Tensor]:
         """The cached targets of a batch and those that the teacher computes for it."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import models
 from configs import Config, PhaseConfig
+from configs.schema import TrainConfig
 from kdlosses import Objective
 from models import Outputs
 from pairs.batch import Boxes
@@ -39,11 +40,12 @@ class Students(nn.Module):
 class Step(nn.Module):
     """Students and objective as one module, so that gradients of both are averaged over processes. Returns weighted named terms."""
 
-    def __init__(self, students: Students, objective: Objective, precision: str, device: torch.device) -> None:
+    def __init__(self, students: Students, objective: Objective, autocast: bool, device: torch.device) -> None:
+        """autocast: the students' forward pass in bfloat16."""
         super().__init__()
         self.students, self.objective = students, objective
         self.layers = objective.needs.student_layers
-        self.autocast = precision == "bfloat16"
+        self.autocast = autocast
         self.device_type = device.type
 
     def forward(self, ref: Tensor, test: Tensor, boxes: Boxes, targets: dict[str, Tensor], epoch: int) -> tuple[dict[str, Tensor], Any]:
@@ -52,6 +54,13 @@ class Step(nn.Module):
             outputs = self.students(ref, test, boxes, self.layers)
         terms = self.objective(outputs, targets, boxes, epoch)
         return terms, tuple(output.prediction.detach().float() for output in outputs)
+
+
+def uses_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether students compute in bfloat16 (train.precision); auto: on a GPU that multiplies in it."""
+    if config.precision == "auto":
+        return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return config.precision == "bfloat16"
 
 
 def build_students(config: Config, anew: bool = True) -> tuple[Students, list[str]]:

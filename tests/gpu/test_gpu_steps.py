@@ -14,6 +14,7 @@ import configs
 from configs import Config
 from tests.steps import config_of, loops, random_batch
 from train.evaluate import Validation
+from train.graphed import WARM
 from train.loop import Meter, PhaseLoop
 
 pytestmark = pytest.mark.gpu
@@ -23,6 +24,11 @@ ROUNDING, GRADIENTS = 2e-3, 2e-2
 HALF = 0.1
 """Relative error of a term with bfloat16 against float32"""
 TINY = "student.architecture=atom_resnet18tiny"
+
+
+def small(setting: str) -> tuple[str, ...]:
+    """Changes that give a setting of ATOM a small student; DRNet has but one."""
+    return () if setting.startswith("drnet") else (TINY,)
 
 
 def step(loop: PhaseLoop, config: Config, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,7 +83,7 @@ def no_waiting(device: torch.device) -> Iterator[None]:
 
 @pytest.mark.parametrize("setting", configs.settings())
 def test_no_step_waits(setting, device, tmp_path):
-    config = config_of(setting, TINY)
+    config = config_of(setting, *small(setting))
     batch = random_batch(config, device)
     for loop, origin in loops(config, tmp_path, device):
         loop.one_step(batch, Meter(0.0))  # the first builds what later ones reuse
@@ -107,6 +113,29 @@ def test_a_compiled_step_is_the_eager_one(setting, device, tmp_path):
             loop.step.compile(fullgraph=True)
         of.append(step(loop, config, device))
     same(of[1], of[0], ROUNDING, GRADIENTS)
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("setting", configs.settings())
+def test_steps_that_are_replayed_are_those_that_are_launched(setting, device, tmp_path):
+    """Of both kinds in turns, past the recording of each."""
+    batches = [random_batch(config_of(setting), device, seed) for seed in range(2 * WARM + 4)]
+    for number, batch in enumerate(batches):
+        batch.fresh = number % 2 == 1
+    of = []
+    for recorded in ("false", "true"):
+        config = config_of(setting, *small(setting), f"train.cuda_graph={recorded}", "train.lr=0.0001")
+        for loop, _ in loops(config, tmp_path, device):
+            meter = Meter(0.0)
+            for batch in batches:
+                loop.one_step(batch, meter)
+            of.append((torch.stack(meter.rows).cpu(), torch.cat([value.detach().flatten().cpu() for value in loop.students.parameters()])))
+            if device.type == "cuda" and recorded == "true":
+                assert loop.graph is not None and loop.graph.works and len(loop.graph.recorded) == 2
+    half = len(of) // 2
+    for (terms, weights), (wanted, weights_wanted) in zip(of[half:], of[:half], strict=True):
+        torch.testing.assert_close(terms, wanted, rtol=ROUNDING, atol=1e-6)
+        torch.testing.assert_close(weights, weights_wanted, rtol=0, atol=len(batches) * 2e-4)
 
 
 @pytest.mark.usefixtures("exact")
