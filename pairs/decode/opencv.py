@@ -12,35 +12,67 @@ import torch
 from torch import Tensor
 
 from pairs.decode.decoder import GREY, MEAN, STD, Crops, Decoder, DecoderOptions, Images, Looks
+from pairs.decode.look import network_input
 
 
 class _Work(NamedTuple):
     tensors: list[Tensor]
     futures: list[Future[str]]
+    looks: Looks
 
 
 class OpenCVDecoder(Decoder[Any]):
-    """See `Decoder`. On a GPU the batch is copied from pinned memory on the current stream."""
+    """See `Decoder`. For a GPU bytes alone are decoded here; they are copied on a stream of their own, and the GPU does the photometry."""
 
     name = "opencv"
 
     def __init__(self, options: DecoderOptions) -> None:
         super().__init__(options)
         self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="decode")
+        self._gpu = options.device.type == "cuda"
+        self._copies: torch.cuda.Stream | None = None
 
     def _start(self, crops: Crops) -> _Work:
-        looks, pinned = Looks.of(crops.look), self.options.device.type == "cuda"
-        tensors = [torch.empty((self.options.batch, 3, size, size), pin_memory=pinned) for size in self.options.sizes]
+        looks, batch = Looks.of(crops.look), self.options.batch
+        if self._gpu:
+            tensors = [torch.empty((batch, size, size, 3), dtype=torch.uint8, pin_memory=True) for size in self.options.sizes]
+        else:
+            tensors = [torch.empty((batch, 3, size, size)) for size in self.options.sizes]
         outs = (out for tensor in tensors for out in tensor.numpy())
         images = enumerate(zip(crops.jpegs, outs, strict=True))
-        return _Work(tensors, [self._pool.submit(_decode, jpeg, looks, number, out) for number, (jpeg, out) in images])
+        if self._gpu:
+            futures = [self._pool.submit(_decode_bytes, jpeg, out) for _, (jpeg, out) in images]
+        else:
+            futures = [self._pool.submit(_decode, jpeg, looks, number, out) for number, (jpeg, out) in images]
+        return _Work(tensors, futures, looks)
 
     def _finish(self, work: _Work) -> Images:
         for number, future in enumerate(work.futures):
             if what := future.result():
                 raise self.broken(number, what)
-        ref, test = (tensor.to(self.options.device, non_blocking=True) for tensor in work.tensors)
+        if not self._gpu:
+            ref, test = work.tensors
+            return ref, test
+        batch, looks = self.options.batch, work.looks
+        ref, test = self._copied(work.tensors)
+        halves = (Looks(*(values[rows] for values in looks)) for rows in (slice(0, batch), slice(batch, None)))
+        ref, test = (network_input(images, half, self._move) for images, half in zip((ref, test), halves, strict=True))
         return ref, test
+
+    def _copied(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Pinned bytes on the GPU, for its current stream; the copies run beside what that stream is still doing."""
+        device = self.options.device
+        self._copies = self._copies or torch.cuda.Stream(device)
+        present = torch.cuda.current_stream(device)
+        with torch.cuda.stream(self._copies):
+            copied = [tensor.to(device, non_blocking=True) for tensor in tensors]
+        present.wait_stream(self._copies)
+        for tensor in copied:
+            tensor.record_stream(present)
+        return copied
+
+    def _move(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).pin_memory().to(self.options.device, non_blocking=True)
 
     def _drop(self, work: _Work) -> None:
         for future in work.futures:
@@ -51,13 +83,28 @@ class OpenCVDecoder(Decoder[Any]):
         self._pool.shutdown(cancel_futures=True)
 
 
-def _decode(jpeg: np.ndarray, looks: Looks, number: int, out: np.ndarray) -> str:
-    """Writes an image with the look of image `number` to out (3, S, S); returns "" or what was found in place of a crop."""
+def _image(jpeg: np.ndarray, size: int) -> np.ndarray | str:
+    """The image (S, S, 3) BGR of a JPEG, or what was found in place of one."""
     image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         return "one that OpenCV cannot decode"
-    if image.shape[:2] != out.shape[1:]:
-        return f"{image.shape[1]} x {image.shape[0]}"
+    return image if image.shape[:2] == (size, size) else f"{image.shape[1]} x {image.shape[0]}"
+
+
+def _decode_bytes(jpeg: np.ndarray, out: np.ndarray) -> str:
+    """Writes an image to out (S, S, 3) BGR; returns "" or what was found in place of a crop."""
+    image = _image(jpeg, len(out))
+    if isinstance(image, str):
+        return image
+    out[:] = image
+    return ""
+
+
+def _decode(jpeg: np.ndarray, looks: Looks, number: int, out: np.ndarray) -> str:
+    """Writes an image with the look of image `number` to out (3, S, S); returns "" or what was found in place of a crop."""
+    image = _image(jpeg, out.shape[-1])
+    if isinstance(image, str):
+        return image
     if looks.flip[number]:
         image = cv2.flip(image, 1)  # commutes with all that follows
     bgr = cv2.split(image)

@@ -16,6 +16,7 @@ import torch
 from configs.errors import RequestError, RunError
 from pairs.decode import BrokenCrop, Crops, Decoder, DecoderOptions, decoder_name, make_decoder
 from pairs.decode.decoder import MEAN, STD, Images, Looks
+from pairs.decode.look import network_input
 from pairs.photometry import Photometry
 
 SIZE, PAIRS = 96, 3
@@ -148,6 +149,16 @@ def test_pixels_are_those_of_the_literal_order(make, kind, source, is_fresh):
         difference = (together((ref, test)).double() - torch.from_numpy(literal(source(index)))).abs() * LEVEL
         # 8-bit levels: the bound that pairs.decode.dali states for two builds of libjpeg-turbo, and for float32
         assert difference.max() < 0.01, difference.max()
+
+
+@pytest.mark.parametrize("source", [plain, fresh])
+def test_the_photometry_of_a_gpu_is_the_literal_one(source):
+    for index in range(3):
+        crops = source(index)
+        images = np.stack([np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)) for jpeg in crops.jpegs])
+        found = network_input(torch.from_numpy(images), Looks.of(crops.look), torch.from_numpy)
+        assert found.dtype == torch.float32 and found.is_contiguous(memory_format=torch.channels_last)
+        assert ((found.double() - torch.from_numpy(literal(crops))).abs() * LEVEL).max() < 0.01
 
 
 @pytest.mark.parametrize("kind", KINDS)
