@@ -54,13 +54,15 @@ class _Correlation(torch.autograd.Function):
         chunk = _chunk(test, size)
         spectra, filters, responses = [], [], []
         for maps, patches in zip(test.split(chunk), patch.split(chunk), strict=True):
-            spectrum, conjugate = torch.fft.rfft2(maps, s=size), torch.fft.rfft2(patches, s=size).conj()
+            # the patch's rows first: the others are zeros
+            spectrum = torch.fft.rfft2(maps, s=size)
+            filtered = torch.fft.fft(torch.fft.rfft(patches, n=size[1]), n=size[0], dim=-2)
             # the sum over channels comes before the one inverse transform
-            responses.append(torch.fft.irfft2((spectrum * conjugate).sum(1), s=size))
+            responses.append(torch.fft.irfft2(_cross_spectrum(spectrum, filtered), s=size))
             # a teacher's spectra would be hundreds of MB for nothing
             if any(ctx.needs_input_grad):
                 spectra.append(spectrum)
-                filters.append(conjugate)
+                filters.append(filtered)
         ctx.save_for_backward(*spectra, *filters)
         ctx.sizes, ctx.format = (height, width, k, size, chunk), format_of(test)
         return torch.cat(responses).roll((k // 2, k // 2), (1, 2))[:, :height, :width].contiguous()
@@ -72,21 +74,55 @@ class _Correlation(torch.autograd.Function):
         saved = ctx.saved_tensors
         spectra, filters = saved[: len(saved) // 2], saved[len(saved) // 2 :]
         padded = functional.pad(grad, (0, size[1] - width, 0, size[0] - height)).roll((-(k // 2), -(k // 2)), (1, 2))
-        waves = torch.fft.rfft2(padded)[:, None].split(chunk)
+        # the inverse transforms below leave their factor to this one, whose numbers are few
+        waves = torch.fft.rfft2(padded, norm="forward")[:, None].split(chunk)
         of_test, of_patch = None, None
         if ctx.needs_input_grad[0]:
             shape = (len(grad), spectra[0].shape[1], height, width)
             of_test = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=ctx.format)
-            for part, wave, conjugate in zip(of_test.split(chunk), waves, filters, strict=True):
-                part.copy_(torch.fft.irfft2(wave * conjugate.conj(), s=size)[..., :height, :width])
+            for part, wave, filtered in zip(of_test.split(chunk), waves, filters, strict=True):
+                part.copy_(torch.fft.irfft2(_times(wave, filtered), s=size, norm="forward")[..., :height, :width])
         if ctx.needs_input_grad[1]:
-            of_patch = torch.cat([_few(spectrum * wave.conj(), size[1], k) for wave, spectrum in zip(waves, spectra, strict=True)])
+            few = (_few(_times_conjugate(spectrum, wave), size[1], k) for wave, spectrum in zip(waves, spectra, strict=True))
+            of_patch = torch.cat(list(few))
         return of_test, of_patch
 
 
 def _few(spectrum: Tensor, width: int, k: int) -> Tensor:
-    """The first k rows and columns of the real inverse transform: the other rows are dropped before the second of its two steps."""
-    return torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2)[..., :k, :], n=width)[..., :k]
+    """The first k rows and columns of the real inverse transform, without its factor; other rows are dropped before the second step."""
+    return torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2, norm="forward")[..., :k, :], n=width, norm="forward")[..., :k]
+
+
+# Products of complex numbers, for a compiler in real arithmetic, the only one that it fuses.
+
+
+def _times(left: Tensor, right: Tensor) -> Tensor:
+    """left * right."""
+    if not torch.compiler.is_compiling():
+        return left * right
+    (a, b), (c, d) = _parts(left), _parts(right)
+    return torch.view_as_complex(torch.stack((a * c - b * d, b * c + a * d), -1))
+
+
+def _times_conjugate(left: Tensor, right: Tensor) -> Tensor:
+    """left * conj(right)."""
+    if not torch.compiler.is_compiling():
+        return left * right.conj()
+    (a, b), (c, d) = _parts(left), _parts(right)
+    return torch.view_as_complex(torch.stack((a * c + b * d, b * c - a * d), -1))
+
+
+def _cross_spectrum(left: Tensor, right: Tensor) -> Tensor:
+    """left * conj(right), summed over channels: (B, C, ...) -> (B, ...)."""
+    if not torch.compiler.is_compiling():
+        return (left * right.conj()).sum(1)
+    (a, b), (c, d) = _parts(left), _parts(right)
+    return torch.view_as_complex(torch.stack(((a * c + b * d).sum(1), (b * c - a * d).sum(1)), -1))
+
+
+def _parts(spectrum: Tensor) -> tuple[Tensor, Tensor]:
+    real, imaginary = torch.view_as_real(spectrum).unbind(-1)
+    return real, imaginary
 
 
 def correlate(test: Tensor, patch: Tensor) -> Tensor:
