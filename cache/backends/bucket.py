@@ -28,6 +28,7 @@ BLOCK = 1 << 20
 """Bytes that are kept as one file."""
 _WHOLE = 64 << 20  # bytes up to which one request writes an object
 _Result = TypeVar("_Result")
+_user: int | None = None  # the process in which obstore's threads are
 
 
 def _named(call: Callable[..., _Result]) -> Callable[..., _Result]:
@@ -35,6 +36,7 @@ def _named(call: Callable[..., _Result]) -> Callable[..., _Result]:
 
     @functools.wraps(call)
     def named(self: Bucket, *arguments: Any, **options: Any) -> _Result:
+        _require_no_fork(self.path)
         try:
             return call(self, *arguments, **options)
         except BaseError as error:
@@ -43,6 +45,17 @@ def _named(call: Callable[..., _Result]) -> Callable[..., _Result]:
             raise RunError(f"{self.path}: expected an answer from the object store, found {line}; {advice}") from None
 
     return named
+
+
+def _require_no_fork(path: Address) -> None:
+    """RunError in a fork of a process that has used obstore: its threads are not here, and a call would wait for ever."""
+    global _user
+    _user = _user or os.getpid()
+    if _user != os.getpid():
+        raise RunError(
+            f"{path}: expected a process of its own to reach a bucket, found a fork of one that has reached it before;"
+            " start workers by spawn, as torch's DataLoader does with multiprocessing_context='spawn'"
+        )
 
 
 class Bucket:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,28 @@ def test_copies_go_both_ways_and_the_command_line_takes_an_address(kit, bucket, 
     assert kit.tree(tmp_path / "back") == kit.tree(tmp_path / "made")
     assert run(main, ["info", str(bucket / "nothing")]) == 2
     assert "expected a cache, found nothing there" in capsys.readouterr().err
+
+
+def test_a_fork_that_would_wait_for_ever_is_refused_and_a_process_of_its_own_reads(kit, bucket, tmp_path):
+    kit.put(kit.fill(tmp_path / "made"), bucket / "train")
+    cache = Cache.open(bucket / "train")
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        with os.fdopen(writing, "w") as said:
+            for read in (lambda: cache.pairs.read(0, 4), lambda: Cache.open(bucket / "train")):
+                try:
+                    read()
+                except RunError as error:
+                    said.write(f"{error}\n")
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        lines = said.read().splitlines()
+    assert os.waitpid(child, 0)[1] == 0 and len(lines) == 2
+    assert all(f"{bucket}/train: expected a process of its own to reach a bucket" in line and "by spawn" in line for line in lines)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        rows = pool.submit(cache.pairs.read, 3, 9, ("ref_box",)).result(60)
+    assert np.array_equal(rows["ref_box"], kit.numbers(kit.PAIRS[2])[3:9])
 
 
 def test_a_store_that_does_not_answer_is_one_line_without_the_credentials(bucket, monkeypatch, capsys):
