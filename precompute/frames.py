@@ -129,9 +129,11 @@ def spread(cache: Cache, number: int, but: Collection[int] = ()) -> list[int]:
 
 def cut_again(cache: Cache, dataset: Dataset, rows: Sequence[int]) -> list[Again]:
     """These pairs of finished parts from the frames as they are now, compared with the stored ones."""
-    pairs = pairs_of(cache.identity)
+    pairs, now = pairs_of(cache.identity), crops_made()
+    made = {part: (cache.pairs.entry(part) or {}).get(MADE) or {} for part in sorted({row // cache.part for row in rows})}
+    allowed = {part: 0.0 if told == now else ROUNDING for part, told in made.items()}
     with ThreadPoolExecutor(processors()) as pool:
-        return list(pool.map(lambda row: _again(cache, dataset, row, pairs), rows))
+        return list(pool.map(lambda row: _again(cache, dataset, row, pairs, allowed[row // cache.part]), rows))
 
 
 def pairs_of(identity: Mapping[str, Any]) -> PairsConfig:
@@ -139,7 +141,8 @@ def pairs_of(identity: Mapping[str, Any]) -> PairsConfig:
     return PairsConfig.model_validate({name: value for name, value in identity.items() if name in PairsConfig.model_fields})
 
 
-def _again(cache: Cache, dataset: Dataset, row: int, pairs: PairsConfig) -> Again:
+def _again(cache: Cache, dataset: Dataset, row: int, pairs: PairsConfig, allowed: float) -> Again:
+    """allowed: grey levels that a crop may be away and still be of the same frames."""
     stored = cache.pairs.read(row, row + 1, ("sequence", "frame", "attempt"))
     drawn = draw(dataset, pairs, row, 1, dataset.split == "train", int(stored["attempt"][0]))
     if drawn.sequence[0] != stored["sequence"][0] or (drawn.frame[0] != stored["frame"][0]).any():
@@ -152,8 +155,6 @@ def _again(cache: Cache, dataset: Dataset, row: int, pairs: PairsConfig) -> Agai
         return Again(row, "other" if there else "gone", str(made))
     (ref,), (test,) = cache.read_crops(row, row + 1)
     changes = [_change(*images) for images in ((ref, made.ref), (test, made.test))]
-    told = (cache.pairs.entry(row // cache.part) or {}).get(MADE) or {}
-    allowed = 0.0 if told == crops_made() else ROUNDING
     for file, change in zip(files, changes, strict=True):
         if change > allowed:
             return Again(row, "other", f"{file} gives another crop, {change:.1f} grey levels away on average")

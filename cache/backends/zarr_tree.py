@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ class ZarrTree:
         wanted = _files(group)
         if not group.path and self._ledger_fault():
             wanted["ledger/zarr.json"] = _ledger_array()
-        lost = [key for key, text in wanted.items() if self._found(key) != text]
+        with ThreadPoolExecutor(16 if self.remote else 1) as pool:  # in a bucket each look takes a request
+            lost = [key for key, found in zip(wanted, pool.map(self._found, wanted), strict=True) if found != wanted[key]]
         for key in lost:
             self.place.put(key, wanted[key])
         return lost

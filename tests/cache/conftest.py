@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import secrets
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +16,6 @@ import numpy as np
 import pytest
 
 from cache import Array, Cache, PairSetSpec, TargetSpec
-from cache.address import Address
 from cache.export import export
 
 COUNT, PART, CHUNK = 20, 8, 4
@@ -164,37 +156,6 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Where a cache of either backend goes, to be read."""
     return tmp_path / request.param
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an S3 server of this test session."""
-    for package in ("obstore", "moto", "flask"):
-        pytest.importorskip(package, reason=f"{package} is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("moto") / "log"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with open(log, "wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
-        for _ in range(600):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-        process.kill()
-
-
-@pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Address:
-    """A place of its own in a bucket of that server, as the environment names it."""
-    given = {"AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret-of-test", "AWS_REGION": "us-east-1"}
-    for name, value in (given | {"TEACHONCE_READ_CACHE": str(tmp_path / "read")}).items():
-        monkeypatch.setenv(name, value)
-    name = f"test-{secrets.token_hex(4)}"
-    urllib.request.urlopen(urllib.request.Request(f"{server}/{name}", method="PUT")).close()
-    return Address(name, "caches")
 
 
 @pytest.fixture
