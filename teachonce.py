@@ -65,3 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     room = importlib.import_module(f"{COMMANDS[command][0]}.__main__")
     return run(room.main, words[1:], f"teachonce {command}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

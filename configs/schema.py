@@ -258,7 +258,7 @@ class TrainConfig(Section):
     channels_last: bool = Field(True, description="memory format of images and convolutions; false: contiguous")
     tf32: bool = Field(True, description="float32 convolutions of a GPU in TF32 (10 bits of mantissa); losses never are")
     compile: bool | Literal["auto"] = Field(
-        False, description="torch.compile the step, students and losses; auto: where the run is long and a compiler is there"
+        "auto", description="torch.compile the step, students and losses; auto: where the run is long and a compiler is there"
     )
     cuda_graph: bool = Field(
         True, description="on a GPU, with one process: record a step once and replay it, instead of launching its kernels one by one"

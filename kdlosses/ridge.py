@@ -36,16 +36,15 @@ def ridge_answer(ref: Tensor, test: Tensor, boxes: Boxes, stride: int) -> Tensor
     middle, level = known.mean(1, keepdim=True), labels.mean(1, keepdim=True)
     x, y = known - middle, labels - level
     count, channels = x.shape[1:]
-    if channels <= count:
-        weights = torch.linalg.solve(_loaded(x.mT @ x / count), x.mT @ y / count)
-    else:
-        weights = x.mT @ torch.linalg.solve(_loaded(x @ x.mT / count), y / count)
+    weights = _solved(x.mT @ x / count, x.mT @ y / count) if channels <= count else x.mT @ _solved(x @ x.mT / count, y / count)
     return ((asked - middle) @ weights + level).reshape(len(test), *test.shape[-2:])
 
 
-def _loaded(moments: Tensor) -> Tensor:
-    """Moments (B, k, k) with the regularisation on their diagonal."""
-    return moments + REGULARISATION * torch.eye(moments.shape[-1], device=moments.device, dtype=moments.dtype)
+def _solved(moments: Tensor, wanted: Tensor) -> Tensor:
+    """(M + REGULARISATION)^-1 v of moments M (B, k, k) and v (B, k, 1)."""
+    loaded = moments + REGULARISATION * torch.eye(moments.shape[-1], device=moments.device, dtype=moments.dtype)
+    # the check that is left out waits for a GPU; what is not finite is found with the losses
+    return torch.linalg.solve_ex(loaded, wanted, check_errors=False).result
 
 
 def _cells(features: Tensor) -> Tensor:

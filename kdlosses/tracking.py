@@ -39,10 +39,8 @@ def tracking(ref: Tensor, test: Tensor, boxes: Boxes, stride: int, sigma: float,
     difference = response - wanted[:, None]
     # Parseval: the squares summed over the spectrum are those of the map, so no channel is transformed back; the half spectrum
     # holds every column but the first and, for an even width, the last twice
-    twice = torch.full((width // 2 + 1,), 2.0, device=test.device, dtype=test.dtype)
-    twice[0] = 1
-    if width % 2 == 0:
-        twice[-1] = 1
+    columns = torch.arange(width // 2 + 1, device=test.device)
+    twice = torch.where((columns == 0) | (2 * columns == width), 1.0, 2.0).to(test.dtype)
     squares = torch.view_as_real(difference).square().sum(-1)
     return (squares * twice).sum() / (test.numel() * height * width)
 

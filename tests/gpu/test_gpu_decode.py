@@ -83,13 +83,15 @@ def test_a_crop_gives_the_same_pixels_wherever_it_stands(kind, device):
     assert len(images) == 128 and all(torch.equal(image, images[0]) for image in images)
 
 
-def test_the_share_of_the_hardware_decoder_changes_no_pixel(device, monkeypatch):
-    dali = pytest.importorskip("pairs.decode.dali")
-    jpegs, found = [jpeg(seed) for seed in range(32)], []
-    for load in (0.0, dali.HARDWARE, 1.0):
-        monkeypatch.setattr(dali, "HARDWARE", load)
-        found.append(pixels("dali", device, jpegs))
-    assert all(torch.equal(images, found[0]) for images in found)
+@pytest.mark.parametrize("kind", ["dali", "torch"])
+def test_the_size_of_a_batch_changes_no_pixel(kind, device):
+    if kind == "dali":
+        pytest.importorskip("nvidia.dali")
+    jpegs = [jpeg(seed) for seed in range(32)]
+    whole = pixels(kind, device, jpegs)
+    for number in (2, 8):
+        for first in range(0, 32, 4 * number):
+            assert torch.equal(pixels(kind, device, jpegs[first : first + number]), whole[first : first + number])
 
 
 def test_nvjpeg_is_near_libjpeg(device):

@@ -21,9 +21,11 @@ pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
 ROUNDING, GRADIENTS = 2e-3, 2e-2
 """Relative error of a term, and of the gradient of a part, between processor and GPU in float32"""
-HALF = 0.1
+HALF = 0.2
 """Relative error of a term with bfloat16 against float32"""
 TINY = "student.architecture=atom_resnet18tiny"
+SLOW = "train.lr=0.000001"
+"""Adam divides a gradient by its size: where that is nothing but rounding, the first step goes anywhere, by as much as the rate"""
 
 
 def small(setting: str) -> tuple[str, ...]:
@@ -53,7 +55,7 @@ def same(found: tuple[Tensor, dict[str, Tensor]], wanted: tuple[Tensor, dict[str
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("setting", configs.settings())
 def test_a_step_is_that_of_the_processor(setting, device, tmp_path):
-    config = config_of(setting)
+    config = config_of(setting, SLOW)
     for (there, _), (here, _) in zip(loops(config, tmp_path, device), loops(config, tmp_path, CPU), strict=True):
         same(step(there, config, device), step(here, config, CPU), ROUNDING, GRADIENTS)
 
@@ -124,7 +126,7 @@ def test_steps_that_are_replayed_are_those_that_are_launched(setting, device, tm
         batch.fresh = number % 2 == 1
     of = []
     for recorded in ("false", "true"):
-        config = config_of(setting, *small(setting), f"train.cuda_graph={recorded}", "train.lr=0.0001")
+        config = config_of(setting, *small(setting), f"train.cuda_graph={recorded}", SLOW)
         for loop, _ in loops(config, tmp_path, device):
             meter = Meter(0.0)
             for batch in batches:
@@ -135,7 +137,7 @@ def test_steps_that_are_replayed_are_those_that_are_launched(setting, device, tm
     half = len(of) // 2
     for (terms, weights), (wanted, weights_wanted) in zip(of[half:], of[:half], strict=True):
         torch.testing.assert_close(terms, wanted, rtol=ROUNDING, atol=1e-6)
-        torch.testing.assert_close(weights, weights_wanted, rtol=0, atol=len(batches) * 2e-4)
+        torch.testing.assert_close(weights, weights_wanted, rtol=0, atol=len(batches) * 2e-6)
 
 
 @pytest.mark.usefixtures("exact")
