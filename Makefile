@@ -116,7 +116,7 @@ lint: setup ## ruff and mypy, tests included
 bench: setup ## measured speed beside its baselines (no test: it only prints)
 	$(TEACHONCE) bench $$ARGS
 
-torture: setup ## caches that are damaged and workers that are killed at random (minutes; ARGS="--bucket s3://...")
+torture: setup ## caches and runs damaged and killed at random (an hour; ARGS="--bucket s3://... --log FILE --minutes 5" in slices)
 	$(PY) -m bench.torture $$ARGS
 
 tensorboard: setup ## curves and pictures of all runs

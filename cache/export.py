@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.address import Location, location
-from cache.backends import is_cache, is_hdf5
+from cache.backends import is_cache, is_hdf5, open_place
 from cache.backends.base import Part, writable
 from cache.identity import diff
 from cache.layout import Group, pair_groups, target_group, teacher_group
@@ -37,6 +37,7 @@ def export(cache: Cache, out: str | Location, progress: Callable[[str], None] = 
 
 def _to_directory(cache: Cache, out: Location, progress: Callable[[str], None]) -> Cache:
     remedy, teachers = "name another place for the copy", cache.teachers()
+    open_place(out).sweep()  # what killed copies have left
     copy = Cache.create(out, cache.spec, remedy=remedy)
     writer = writable(copy.backend)
     for (teacher, _), unit in cache.targets().items():

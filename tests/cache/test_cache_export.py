@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import cache
 from cache import Cache
 from cache.__main__ import main
 from cache.export import export
+from cache.owner import owner
 from cache.verify import verify
 from configs.cli import run
 from configs.errors import RequestError, RunError
@@ -150,3 +152,14 @@ def test_a_full_disk_leaves_nothing_of_a_copy(kit, tmp_path, room):
     assert ended.returncode == 1
     assert "RunError" in ended.stderr and "copy.h5: expected to write this copy, found" in ended.stderr
     assert os.listdir(tmp_path / "out") == []
+
+
+def test_what_killed_copies_have_left_is_removed(kit, tmp_path):
+    cache = kit.fill(tmp_path / "cache")
+    beside = tmp_path / f".copy.{owner()[:-1]}x.0123abcd.tmp"  # of a process that has ended
+    inside = tmp_path / "copy/ledger" / beside.name.replace(".copy.", ".tmp-").removesuffix(".tmp")
+    for remains in (beside, inside):
+        (remains / "tree").mkdir(parents=True)
+    shutil.copytree(tmp_path / "cache", tmp_path / "copy", dirs_exist_ok=True)
+    export(cache, tmp_path / "copy")
+    assert not beside.exists() and kit.tree(tmp_path / "copy") == kit.tree(tmp_path / "cache") and not inside.exists()

@@ -1,0 +1,40 @@
+"""Processes that start at once: forks of a server that has imported everything and has done nothing, so that a kill costs no import."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from configs.errors import RequestError
+
+KILLED = -9
+"""Exit code of a process that was killed."""
+
+
+_SERVER = multiprocessing.get_context("forkserver") if "forkserver" in multiprocessing.get_all_start_methods() else None
+
+
+def started(log: Path, work: Callable[..., object], *arguments: Any) -> BaseProcess:
+    """A process that does the work; what it says, and the traceback that it ends with, go to the log."""
+    if _SERVER is None:
+        raise RequestError("torture: expected a system whose processes fork, found another; run it on Linux or macOS")
+    _SERVER.set_forkserver_preload(["bench.torture.shared", "bench.torture.commands"])  # counts for the first process alone
+    process = _SERVER.Process(target=_logged, args=(log, work, *arguments))
+    process.start()
+    return process
+
+
+def _logged(log: Path, work: Callable[..., object], *arguments: Any) -> None:
+    with open(log, "a") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            work(*arguments)
+        except BaseException:
+            traceback.print_exc(file=said)
+            said.flush()
+            os._exit(1)
