@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench.torture import __main__ as torture
+import bench.torture.__main__
 from bench.torture.caches import tree
 from bench.torture.commands import damage_checkpoint, killed, workshop
 from bench.torture.damage import damage_cache
@@ -38,16 +38,16 @@ def test_a_log_goes_on_where_it_was(tmp_path, capsys):
     (tmp_path / "log").write_text(json.dumps({"name": "cache", "seed": 0, "tried": 10, "missed": 0}) + "\n")
     with open(tmp_path / "log", "a") as log:
         log.write(json.dumps({"name": "checkpoint", "seed": 0, "tried": 10, "used": 0}) + "\n")
-    assert run(torture.main, [*words, "--minutes", "0"]) == 1
+    assert run(bench.torture.__main__.main, [*words, "--minutes", "0"]) == 1
     told = capsys.readouterr()
     assert "| 1 workers, disk, none killed | 0 caches | 0 |" in told.out and "the same command goes on" in told.err
-    assert run(torture.main, words) == 0
+    assert run(bench.torture.__main__.main, words) == 0
     assert "| 1 workers, disk, none killed | 1 caches | 0 | 1.00 of 5 |" in capsys.readouterr().out
     lines = (tmp_path / "log").read_text()
-    assert run(torture.main, words) == 0 and (tmp_path / "log").read_text() == lines
+    assert run(bench.torture.__main__.main, words) == 0 and (tmp_path / "log").read_text() == lines
 
 
 @pytest.mark.parametrize("fault", ["missed", "different", "failed"])
 def test_a_fault_is_a_failure(tmp_path, fault):
     (tmp_path / "log").write_text(json.dumps({"name": "cache", "seed": 0, "tried": 50, fault: 1}) + "\n")
-    assert run(torture.main, ["--damages", "0", "--kills", "0", "--caches", "0", "--log", str(tmp_path / "log")]) == 1
+    assert run(bench.torture.__main__.main, ["--damages", "0", "--kills", "0", "--caches", "0", "--log", str(tmp_path / "log")]) == 1
