@@ -40,14 +40,15 @@ def _eval(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     videos = open_videos(options.dataset, options.split)
     videos = (videos.named(options.sequences) if options.sequences else videos).first(options.first)
     baselines = BASELINES if options.baselines is None else [name for name in options.baselines if name != "none"]
-    trackers = contestants(options.checkpoint, baselines, options.setting, overrides)
+    trackers = contestants(options.checkpoint, baselines, options.setting, overrides, options.seeds or ())
     if not trackers:
         raise RequestError("eval: expected a tracker, found none; give CHECKPOINT=student.safetensors")
     jobs = options.jobs or processors()
     answers, problems = evaluate(trackers, videos, options.out, jobs, options.device)
     folder = options.out / videos.name
     where = "one process of one thread" if jobs == 1 else f"{jobs} processes of one thread"
-    print(report(answers, videos, problems, folder, f"{where}, on {models.pick_device(options.device)}"))
+    gains = {tracker.name: gain for tracker in trackers if (gain := tracker.gain()) is not None}
+    print(report(answers, videos, problems, folder, f"{where}, on {models.pick_device(options.device)}", gains))
     print(*(f"failed: {problem}" for problem in problems), sep="\n", end="\n" if problems else "")
     if options.files:
         for name, of_one in answers.items():
@@ -84,6 +85,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _seed(text: str) -> int:
+    """A whole number from 0 on, as `tracking.seed` takes it."""
+    if not text.isdecimal() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, found {text!r:.60}")
+    return int(text)
+
+
 def _add_shared(command: Parser, checkpoint: str) -> None:
     command.add_argument("--checkpoint", action="append", default=[], metavar="[NAME=]PATH", help=checkpoint)
     command.add_argument("--setting", help="a setting whose section `tracking` is used (default: that of the run the checkpoint is of)")
@@ -107,6 +115,9 @@ def parser(prog: str) -> Parser:
     several.add_argument("--first", type=_count, metavar="N", help="the first N sequences alone")
     several.add_argument(
         "--baselines", nargs="+", metavar="NAME", help="none, or some of still, opencv, classifier, refinement (default: all)"
+    )
+    several.add_argument(
+        "--seeds", nargs="+", type=_seed, metavar="N", help="track every checkpoint once with each tracking.seed, as NAME-track<N>"
     )
     several.add_argument("--jobs", type=_count, help="processes (default: one a processor)")
     several.add_argument("--out", type=Path, default=Path("evals"), help="results are kept in OUT/<data set>/<tracker> (default: evals)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,13 +63,27 @@ class Contestant:
             "tracking": self.config.model_dump(mode="json"),
         }
 
+    def gain(self) -> float | None:
+        """The refinement gain that a run wrote into its weights file; None where it says nothing."""
+        if self.kind != "checkpoint" or self.checkpoint is None or self.checkpoint.suffix == ".onnx":
+            return None
+        try:
+            return float(read_state(self.checkpoint)[1]["refinement_gain"])
+        except (KeyError, ValueError):
+            return None
 
-def contestants(checkpoints: Sequence[str], chosen: Sequence[str], setting: str | None, overrides: Sequence[str]) -> list[Contestant]:
+
+def contestants(
+    checkpoints: Sequence[str], chosen: Sequence[str], setting: str | None, overrides: Sequence[str], seeds: Sequence[int] = ()
+) -> list[Contestant]:
     """The trackers of an evaluation: checkpoints, given as PATH or NAME=PATH, then the baselines chosen (of `BASELINES`).
 
+    seeds: every checkpoint is tracked once with each of these as NAME-track<seed>; none: once, as it is.
     RequestError: a file that is not there, two trackers of one name, an unknown baseline, wrong overrides.
     """
     found = [of_checkpoint(text, setting, overrides) for text in checkpoints]
+    if seeds:
+        found = [_seeded(one, seed) for one in found for seed in seeds]
     for name in chosen:
         if name not in BASELINES:
             raise RequestError(f"--baselines: expected none or some of {', '.join(BASELINES)}, found '{name}'; correct it")
@@ -87,6 +101,12 @@ def contestants(checkpoints: Sequence[str], chosen: Sequence[str], setting: str 
     if twice := {name for name in names if names.count(name) > 1}:
         raise RequestError(f"--checkpoint: expected a name for each tracker, found {', '.join(sorted(twice))} twice; give NAME=PATH")
     return found
+
+
+def _seeded(one: Contestant, seed: int) -> Contestant:
+    assert one.config is not None
+    config = TrackingConfig.model_validate(one.config.model_dump(exclude_unset=True) | {"seed": seed})
+    return replace(one, name=f"{one.name}-track{seed}", config=config)
 
 
 def of_checkpoint(text: str, setting: str | None, overrides: Sequence[str]) -> Contestant:

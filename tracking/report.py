@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +17,7 @@ from tracking import plots
 from tracking.evaluate import Answers
 from tracking.intervals import Interval
 from tracking.metrics import TITLES
+from tracking.pooled import name_of, pairs, pooled
 from tracking.scores import COLUMNS, Score, Scores, score
 from tracking.sequences import VideoSet
 from tracking.strips import stacked, strip
@@ -22,10 +26,12 @@ WORST = 10
 WITH_INTERVAL = (("pytracking", "auc"), ("got10k", "ao"))
 
 
-def report(answers: Answers, videos: VideoSet, problems: Sequence[str], folder: Path, conditions: str) -> str:
-    """Writes the page, its pictures and results.json into a folder; the table, as text for a terminal.
+def report(
+    answers: Answers, videos: VideoSet, problems: Sequence[str], folder: Path, conditions: str, gains: Mapping[str, float] | None = None
+) -> str:
+    """Writes the page, its pictures and results.json into a folder, of several runs of one name pooled.csv too; the table, as text.
 
-    conditions: of the measurement, in one line (device, processes).
+    conditions: of the measurement, in one line (device, processes). gains: tracker -> its network's refinement gain in training.
     """
     scores = score(answers, videos)
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,10 +39,18 @@ def report(answers: Answers, videos: VideoSet, problems: Sequence[str], folder: 
         table = [f"{videos.name}: the truth of its sequences is not published, or no sequence was finished by all: there are no numbers."]
         body = table
     else:
-        write_atomic(folder / "results.json", json.dumps(scores.as_json() | {"conditions": conditions}, indent=1) + "\n")
-        plots.curves(scores, folder / "plots")
+        together, runs = pooled(scores)
+        several = len(together.trackers) < len(scores.trackers)
+        rows = _pooled_rows(together, runs, gains or {}) if several else []
+        more = {"pooled": rows, "pairs": _pairs_json(together)} if several else {}
+        write_atomic(folder / "results.json", json.dumps(scores.as_json() | {"conditions": conditions} | more, indent=1) + "\n")
+        plots.curves(together, folder / "plots")
         table = table_lines(scores)
-        body = [*table, "", *_notes(scores, conditions), "", *_differences(scores), "", *_pictures(answers, videos, scores, folder)]
+        body = [*table, "", *_notes(scores, conditions), ""]
+        if several:
+            write_atomic(folder / "pooled.csv", _csv(rows))
+            body += [*_pooled(rows), "", *_matrix(together), ""]
+        body += [*_differences(scores), "", *_pictures(answers, videos, scores, folder)]
     faults = ["", f"## {len(problems)} sequences failed", "", *(f"* {problem}" for problem in problems)] if problems else []
     write_atomic(folder / "report.md", "\n".join([f"# {videos.name}", "", *body, *faults, ""]))
     return "\n".join(table)
@@ -101,6 +115,63 @@ def _differences(scores: Scores) -> list[str]:
         told = "0 is outside both intervals" if auc.excludes_zero and ao.excludes_zero else "cannot be told apart by one of the two"
         lines.append(f"| {name} | {_ranged(auc, '+')} | {_ranged(ao, '+')} | {told} |")
     return lines
+
+
+Row = dict[str, Any]
+
+
+def _pooled_rows(together: Scores, runs: Mapping[str, int], gains: Mapping[str, float]) -> list[Row]:
+    """Of every name: its runs, numbers with intervals in percent, speed, and the mean refinement gain of its networks."""
+    rows: list[Row] = []
+    for one in together.trackers:
+        row: Row = {"tracker": one.name, "runs": runs[one.name]}
+        for rule, number in COLUMNS:
+            value = one.numbers[rule, number]
+            row[TITLES[number]] = round(100 * value.value, 2)
+            if (rule, number) in WITH_INTERVAL:
+                row |= {f"{TITLES[number]} low": round(100 * value.low, 2), f"{TITLES[number]} high": round(100 * value.high, 2)}
+        own = [gain for name, gain in gains.items() if name_of(name) == one.name]
+        rows.append(row | {"refinement gain": round(float(np.mean(own)), 4) if own else None, "frames/s": round(one.speed.median, 2)})
+    return rows
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def _pooled(rows: Sequence[Row]) -> list[str]:
+    """The table of all names."""
+    heads = [head for head in rows[0] if not head.endswith((" low", " high"))]
+    lines = ["## Runs of one name together", "", f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+    for row in rows:
+        ranges = {head: f" ({row[f'{head} low']:.1f} to {row[f'{head} high']:.1f})" for head in heads if f"{head} low" in row}
+        lines.append("| " + " | ".join(f"{'-' if row[head] is None else row[head]}{ranges.get(head, '')}" for head in heads) + " |")
+    return lines
+
+
+def _matrix(together: Scores) -> list[str]:
+    """AO of the tracker of a row less that of a column's."""
+    names = [one.name for one in together.trackers]
+    apart = pairs(together)
+    lines = ["AO of the row less that of the column, paired by sequence; bold where the interval leaves out 0.", ""]
+    lines += [f"| | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    for one in names:
+        cells = [apart[one, other]["got10k", "ao"] if one != other else None for other in names]
+        texts = ["" if cell is None else f"**{_ranged(cell, '+')}**" if cell.excludes_zero else _ranged(cell, "+") for cell in cells]
+        lines.append(f"| {one} | {' | '.join(texts)} |")
+    return lines
+
+
+def _pairs_json(together: Scores) -> list[dict[str, Any]]:
+    """Every difference, in shares of 1."""
+    return [
+        {"one": one, "other": other, **{f"{rule}.{number}": value._asdict() for (rule, number), value in numbers.items()}}
+        for (one, other), numbers in pairs(together).items()
+    ]
 
 
 def _pictures(answers: Answers, videos: VideoSet, scores: Scores, folder: Path) -> list[str]:
