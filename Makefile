@@ -71,14 +71,11 @@ demo: setup ## the main job on a generated data set, from nothing: frames, cache
 demo-eval: setup ## 32 generated sequences of 120 frames to evaluate trackers on (DATASET=demo_eval)
 	$(TEACHONCE) precompute demo-data --kind eval --out "$$DEMO_EVAL_ROOT"
 
-demo-teacher: setup ## trains the demo's teacher again, in two stages, and replaces models/demo_teacher (hours)
-	$(TEACHONCE) precompute demo-data --out data/demo-teacher --train 600 --val 24 --frames 32 --seed 1
-	DEMO_ROOT=data/demo-teacher $(TEACHONCE) precompute cache --dataset demo --setting demo_teacher
-	$(TEACHONCE) train run --setting demo_teacher $$ARGS
-	$(TEACHONCE) precompute demo-data --out data/demo-teacher-fine --train 744 --val 24 --frames 16 --every 6 --seed 1
-	DEMO_ROOT=data/demo-teacher-fine $(TEACHONCE) precompute cache --dataset demo --setting demo_teacher_fine
-	$(TEACHONCE) train run --setting demo_teacher_fine student.weights="$$RUN_DIR/demo_teacher/seed0/student.safetensors" $$ARGS
-	$(TEACHONCE) models convert "$$RUN_DIR/demo_teacher_fine/seed0/student.safetensors" models/demo_teacher/atom_resnet18medium.safetensors --dtype float16 --trim
+demo-teacher: setup ## trains the demo's teacher again and replaces models/demo_teacher (minutes on a GPU, hours without)
+	$(TEACHONCE) precompute demo-data --out data/demo-teacher --train 1200 --val 24 --frames 32 --every 3 --seed 1
+	DEMO_ROOT=data/demo-teacher $(TEACHONCE) precompute cache --dataset demo --setting demo_teacher $$ARGS
+	DEMO_ROOT=data/demo-teacher $(TEACHONCE) train run --setting demo_teacher $$ARGS
+	$(TEACHONCE) models convert "$$RUN_DIR/demo_teacher/seed0/student.safetensors" models/demo_teacher/atom_resnet18medium.safetensors --dtype float16 --trim
 
 cache: setup ## DATASET=got10k [SETTING=atom_cfkd] [PAIRS=n] [VAL_PAIRS=n] [SPLIT=train|val] [TEACHER=weights] [TARGETS=all] [GPUS=n]
 	$(LAUNCH) precompute cache --dataset "$$DATASET"$(if $(DATASET),,$(error cache: expected DATASET=name, see configs/datasets.yaml; e.g. make cache DATASET=got10k)) --setting "$$SETTING" \
