@@ -56,7 +56,7 @@ def sums(kind: Kind, device: torch.device, slow: bool) -> torch.Tensor:
     found = []
     for images, _ in made:
         if slow and device.type == "cuda":
-            torch.cuda._sleep(2_000_000)  # about a millisecond
+            torch.cuda._sleep(60_000_000)  # about 30 ms, many times what a batch takes to decode
         found.append(torch.stack([image.double().square().sum() for image in images]))
         del images
         if not slow and device.type == "cuda":
