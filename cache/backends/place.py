@@ -78,7 +78,7 @@ class Place(Protocol):
 class Disk:
     """A folder. A file is written in the scratch folder of this process, made durable and moved into its place."""
 
-    step = 1 << 20
+    step = 1 << 18
 
     def __init__(self, path: Path) -> None:
         self.path = path

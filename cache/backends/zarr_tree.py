@@ -7,6 +7,7 @@ and what is being written.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -86,11 +87,16 @@ class ZarrTree:
         wanted = _files(group)
         if not group.path and self._ledger_fault():
             wanted["ledger/zarr.json"] = _ledger_array()
-        with ThreadPoolExecutor(16 if self.remote else 1) as pool:  # in a bucket each look takes a request
-            lost = [key for key, found in zip(wanted, pool.map(self._found, wanted), strict=True) if found != wanted[key]]
+        lost = [key for key, found in zip(wanted, self._all_found(list(wanted)), strict=True) if found != wanted[key]]
         for key in lost:
             self.place.put(key, wanted[key])
         return lost
+
+    def _all_found(self, keys: Sequence[str]) -> list[bytes | None]:
+        if not self.remote:
+            return [self._found(key) for key in keys]
+        with ThreadPoolExecutor(16) as pool:  # each takes a request
+            return list(pool.map(self._found, keys))
 
     def _found(self, key: str) -> bytes | None:
         try:
@@ -310,10 +316,10 @@ class TreePart:
 
 _OLD_HISTORY = "ledger/history.jsonl"
 _HISTORY = re.compile(r"ledger/history/[0-9]{8}\.json")
-_OLD_LEDGER = {
-    "doc": "No numbers here: the files <unit>/<part>.json beside this one publish the parts, with the SHA-256 of every shard;"
+_OLD_LEDGER = (
+    "No numbers here: the files <unit>/<part>.json beside this one publish the parts, with the SHA-256 of every shard;"
     " history.jsonl records the work."
-}
+)
 
 
 def entry_text(entry: Mapping[str, Any]) -> bytes:
@@ -339,11 +345,18 @@ def _metadata(held: Mapping[str, Buffer]) -> bytes:
 
 
 def _group_text(attributes: Mapping[str, Any]) -> bytes:
+    return _group_of(json.dumps(attributes))
+
+
+@functools.lru_cache(1024)
+def _group_of(attributes: str) -> bytes:
     held: dict[str, Buffer] = {}
-    zarr.create_group(MemoryStore(held), attributes=dict(attributes))
+    zarr.create_group(MemoryStore(held), attributes=json.loads(attributes))
     return _metadata(held)
 
 
+# zarr takes milliseconds, and commands ask for the same descriptions again and again
+@functools.lru_cache(1024)
 def _array_text(placed: Placed) -> bytes:
     held: dict[str, Buffer] = {}
     zarr.create_array(
@@ -360,14 +373,21 @@ def _array_text(placed: Placed) -> bytes:
 
 
 def _constant_text(shape: Sequence[int], dtype: str) -> bytes:
+    return _constant_of(tuple(shape), dtype)
+
+
+@functools.lru_cache(1024)
+def _constant_of(shape: tuple[int, ...], dtype: str) -> bytes:
     held: dict[str, Buffer] = {}
-    zarr.create_array(MemoryStore(held), shape=tuple(shape), chunks=tuple(shape), dtype=dtype, compressors=None, **_PLAIN)
+    zarr.create_array(MemoryStore(held), shape=shape, chunks=shape, dtype=dtype, compressors=None, **_PLAIN)
     return _metadata(held)
 
 
-def _ledger_array(attributes: Mapping[str, Any] | None = None) -> bytes:
+@functools.cache
+def _ledger_array(doc: str | None = None) -> bytes:
+    """doc: what ledgers of before say of themselves, without a seal."""
     held: dict[str, Buffer] = {}
-    told = dict(sealed({"doc": DOCS["ledger"]}) if attributes is None else attributes)
+    told: dict[str, Any] = sealed({"doc": DOCS["ledger"]}) if doc is None else {"doc": doc}
     zarr.create_array(MemoryStore(held), shape=(0,), chunks=(1,), dtype="u1", compressors=None, fill_value=0, attributes=told)
     return _metadata(held)
 

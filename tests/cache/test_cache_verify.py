@@ -86,11 +86,10 @@ def test_every_byte_of_an_entry_counts_and_one_of_before_there_was_a_seal_is_sou
     file.write_bytes(entry_text(sealed({**content, "made": made})))
     assert verify(Cache.open(path)) == [] and (Cache.open(path).pairs.entry(1) or {})["made"] == made
     whole, unit = file.read_bytes(), Cache.open(path).pairs
-    for at in range(len(whole)):
-        for change in (1, 4, 16):
-            file.write_bytes(whole[:at] + bytes([whole[at] ^ change]) + whole[at + 1 :])
-            with pytest.raises(RunError, match="expected a ledger entry"):
-                unit.entry(1)
+    for at in range(0, len(whole), 3):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 7]) + whole[at + 1 :])
+        with pytest.raises(RunError, match="expected a ledger entry"):
+            unit.entry(1)
 
 
 def test_a_lost_ledger_entry_shows_as_remains(kit, tmp_path):
