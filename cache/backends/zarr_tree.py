@@ -7,7 +7,6 @@ and what is being written.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -19,24 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.abc.buffer import Buffer
-from zarr.codecs import ZstdCodec
-from zarr.storage import MemoryStore
 
 from cache.backends.base import MADE, OtherNumbers, Part, Stray, json_of, ledger_entry
+from cache.backends.description import (
+    CONSTANTS,
+    OLD_LEDGER,
+    array_text,
+    chunk_of,
+    constant_text,
+    files_of,
+    group_text,
+    key_of,
+    ledger_array,
+)
 from cache.backends.place import SCRATCH, Place
-from cache.backends.shard import COMPRESSION, ShardReader, ShardWriter, shard_key
-from cache.layout import DOCS, Group, Placed, history_record, history_text, sealed, unsealed
+from cache.backends.shard import ShardReader, ShardWriter, shard_key
+from cache.layout import Group, Placed, history_record, history_text, sealed, unsealed
 from cache.owner import CLAIMS, Held
 from configs.errors import RunError
-
-_PLAIN: dict[str, Any] = {
-    "filters": None,
-    "fill_value": 0,
-    "chunk_key_encoding": {"name": "default", "separator": "."},  # one file a shard, no folders in between
-}
-_CONSTANTS = {"doc": "arrays of the target as a whole, the same for every pair"}
 
 
 class ZarrTree:
@@ -54,17 +53,17 @@ class ZarrTree:
     @staticmethod
     def create(place: Place, groups: Sequence[Group]) -> bool:
         """Creates a cache with these groups (the root first) in one step; False if something is already there."""
-        files = {key: content for group in groups for key, content in _files(group).items()}
-        return place.create_tree("", files | {"ledger/zarr.json": _ledger_array()})
+        files = {key: content for group in groups for key, content in files_of(group).items()}
+        return place.create_tree("", files | {"ledger/zarr.json": ledger_array()})
 
     # groups
 
     def described(self, group: str) -> dict[str, Any]:
-        if (content := self._found(_key(group, "zarr.json"))) is None:
+        if (content := self._found(key_of(group, "zarr.json"))) is None:
             raise KeyError(group)
         attributes = json_of(content).get("attributes")
         if not isinstance(attributes, dict):
-            where = f"{self.path}/{_key(group, 'zarr.json')}"
+            where = f"{self.path}/{key_of(group, 'zarr.json')}"
             raise RunError(f"{where}: expected the JSON of a zarr group, found something else; restore it from a copy")
         return attributes
 
@@ -78,15 +77,15 @@ class ZarrTree:
         return sorted(name for name in self.place.names(group) if self.place.size(f"{group}/{name}/zarr.json") is not None)
 
     def add(self, group: Group) -> bool:
-        files = {key.removeprefix(f"{group.path}/"): content for key, content in _files(group).items()}
+        files = {key.removeprefix(f"{group.path}/"): content for key, content in files_of(group).items()}
         return self.place.create_tree(group.path, files)
 
     def restore(self, group: Group) -> list[str]:
         with contextlib.suppress(KeyError, RunError):
             group = replace(group, attributes=self.attributes(group.path))
-        wanted = _files(group)
+        wanted = files_of(group)
         if not group.path and self._ledger_fault():
-            wanted["ledger/zarr.json"] = _ledger_array()
+            wanted["ledger/zarr.json"] = ledger_array()
         lost = [key for key, found in zip(wanted, self._all_found(list(wanted)), strict=True) if found != wanted[key]]
         for key in lost:
             self.place.put(key, wanted[key])
@@ -119,7 +118,7 @@ class ZarrTree:
             # a constant is one plain chunk
             metadata = json_of(self.place.get(f"{path}/zarr.json"))
             shape, dtype = tuple(map(int, metadata["shape"])), np.dtype(metadata["data_type"]).newbyteorder("<")
-            return np.frombuffer(self.place.get(f"{path}/{_chunk_of(shape)}"), dtype).reshape(shape).copy()
+            return np.frombuffer(self.place.get(f"{path}/{chunk_of(shape)}"), dtype).reshape(shape).copy()
         except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
             raise RunError(
                 f"{self.path}/{path}: expected a small array, found {error}; drop its target with `python -m cache gc`"
@@ -184,22 +183,22 @@ class ZarrTree:
         return int(record["bytes"])
 
     def metadata_fault(self, placed: Placed) -> str | None:
-        return self._json_fault(f"{placed.path}/zarr.json", json.loads(_array_text(placed)))
+        return self._json_fault(f"{placed.path}/zarr.json", json.loads(array_text(placed)))
 
     def group_faults(self, group: str, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        if wrong := self._json_fault(_key(group, "zarr.json"), json.loads(_group_text(attributes))):
+        if wrong := self._json_fault(key_of(group, "zarr.json"), json.loads(group_text(attributes))):
             yield group or "/", wrong
         if not group and (wrong := self._ledger_fault()):
             yield "ledger", wrong
         constants = attributes.get("constants", {})
-        wanted = {f"{group}/constants": _group_text(_CONSTANTS)} if constants else {}
-        wanted |= {f"{group}/constants/{name}": _constant_text(told["shape"], told["dtype"]) for name, told in constants.items()}
+        wanted = {f"{group}/constants": group_text(CONSTANTS)} if constants else {}
+        wanted |= {f"{group}/constants/{name}": constant_text(told["shape"], told["dtype"]) for name, told in constants.items()}
         for path, text in wanted.items():
             if wrong := self._json_fault(f"{path}/zarr.json", json.loads(text)):
                 yield path, wrong
 
     def _ledger_fault(self) -> str | None:
-        known = [json.loads(_ledger_array()), json.loads(_ledger_array(_OLD_LEDGER))]
+        known = [json.loads(ledger_array()), json.loads(ledger_array(OLD_LEDGER))]
         faults = [self._json_fault("ledger/zarr.json", wanted) for wanted in known]
         return None if None in faults else faults[0]
 
@@ -217,7 +216,7 @@ class ZarrTree:
             known |= {f"{path}/zarr.json".lstrip("/"): "" for path in group.paths()}
             known |= {_entry_key(group.path, part): "" for part in parts}
             for name, described in group.attributes.get("constants", {}).items():
-                known[f"{group.path}/constants/{name}/{_chunk_of(described.get('shape', ()))}"] = ""
+                known[f"{group.path}/constants/{name}/{chunk_of(described.get('shape', ()))}"] = ""
             for placed in group.arrays:
                 for part in range(placed.grid.parts):
                     known[shard_key(placed, part)] = "" if part in parts else "unpublished remains of a part"
@@ -316,10 +315,6 @@ class TreePart:
 
 _OLD_HISTORY = "ledger/history.jsonl"
 _HISTORY = re.compile(r"ledger/history/[0-9]{8}\.json")
-_OLD_LEDGER = (
-    "No numbers here: the files <unit>/<part>.json beside this one publish the parts, with the SHA-256 of every shard;"
-    " history.jsonl records the work."
-)
 
 
 def entry_text(entry: Mapping[str, Any]) -> bytes:
@@ -327,79 +322,5 @@ def entry_text(entry: Mapping[str, Any]) -> bytes:
     return (json.dumps(entry, sort_keys=True, indent=1) + "\n").encode()
 
 
-def _key(group: str, name: str) -> str:
-    return f"{group}/{name}" if group else name
-
-
 def _entry_key(unit: str, part: int) -> str:
     return f"ledger/{unit}/{part:05d}.json"
-
-
-def _chunk_of(shape: Sequence[int]) -> str:
-    """Name of the only chunk of a constant."""
-    return "c" + ".0" * len(shape)
-
-
-def _metadata(held: Mapping[str, Buffer]) -> bytes:
-    return held["zarr.json"].to_bytes()
-
-
-def _group_text(attributes: Mapping[str, Any]) -> bytes:
-    return _group_of(json.dumps(attributes))
-
-
-@functools.lru_cache(1024)
-def _group_of(attributes: str) -> bytes:
-    held: dict[str, Buffer] = {}
-    zarr.create_group(MemoryStore(held), attributes=json.loads(attributes))
-    return _metadata(held)
-
-
-# zarr takes milliseconds, and commands ask for the same descriptions again and again
-@functools.lru_cache(1024)
-def _array_text(placed: Placed) -> bytes:
-    held: dict[str, Buffer] = {}
-    zarr.create_array(
-        MemoryStore(held),
-        shape=placed.shape,
-        dtype=placed.dtype,
-        shards=(placed.grid.part, *placed.array.shape),
-        chunks=(placed.grid.chunk, *placed.array.shape),
-        compressors=ZstdCodec(level=COMPRESSION) if placed.array.compress else None,
-        attributes={"doc": placed.array.doc},
-        **_PLAIN,
-    )
-    return _metadata(held)
-
-
-def _constant_text(shape: Sequence[int], dtype: str) -> bytes:
-    return _constant_of(tuple(shape), dtype)
-
-
-@functools.lru_cache(1024)
-def _constant_of(shape: tuple[int, ...], dtype: str) -> bytes:
-    held: dict[str, Buffer] = {}
-    zarr.create_array(MemoryStore(held), shape=shape, chunks=shape, dtype=dtype, compressors=None, **_PLAIN)
-    return _metadata(held)
-
-
-@functools.cache
-def _ledger_array(doc: str | None = None) -> bytes:
-    """doc: what ledgers of before say of themselves, without a seal."""
-    held: dict[str, Buffer] = {}
-    told: dict[str, Any] = sealed({"doc": DOCS["ledger"]}) if doc is None else {"doc": doc}
-    zarr.create_array(MemoryStore(held), shape=(0,), chunks=(1,), dtype="u1", compressors=None, fill_value=0, attributes=told)
-    return _metadata(held)
-
-
-def _files(group: Group) -> dict[str, bytes]:
-    """A new group as files, by key; its own description last."""
-    files = {f"{placed.path}/zarr.json": _array_text(placed) for placed in group.arrays}
-    described = group.attributes.get("constants", {})
-    if described:
-        files[f"{group.path}/constants/zarr.json"] = _group_text(_CONSTANTS)
-    for name, told in described.items():
-        files[f"{group.path}/constants/{name}/zarr.json"] = _constant_text(told["shape"], told["dtype"])
-    for name, value in group.constants.items():
-        files[f"{group.path}/constants/{name}/{_chunk_of(value.shape)}"] = value.astype(value.dtype.newbyteorder("<")).tobytes()
-    return files | {_key(group.path, "zarr.json"): _group_text(group.attributes)}
