@@ -16,14 +16,15 @@ import torch
 
 import configs
 import models
-import precompute.run
+import precompute.request
 from configs import Config
 from models import Tracker, pick_device
 from pairs.batch import Batch, Boxes
 from pairs.crops import encode
 from pairs.frames import read_frame
 from precompute.demo.generate import Request, generate
-from precompute.run import CHUNK, PART, make_caches
+from precompute.request import CHUNK, PART
+from precompute.run import make_caches
 
 # of the large frames: near those of data sets; and a camera's noise, without which an enlarged frame compresses too well
 _QUALITY, _NOISE = 90, 3.0
@@ -44,12 +45,12 @@ class Ground:
 
     def fill(self, *more: str, splits: tuple[str, ...] = ("train", "val"), part: int = PART, targets: str | None = None) -> None:
         """`make cache` in parts of `part` pairs; what it prints goes to stderr."""
-        precompute.run.PART, precompute.run.CHUNK = part, min(part, CHUNK)
+        precompute.request.PART, precompute.request.CHUNK = part, min(part, CHUNK)
         try:
             with quiet():
-                make_caches(precompute.run.Request(self.config(*more), "demo", splits, targets, device=str(self.device)))
+                make_caches(precompute.request.Request(self.config(*more), "demo", splits, targets, device=str(self.device)))
         finally:
-            precompute.run.PART, precompute.run.CHUNK = PART, CHUNK
+            precompute.request.PART, precompute.request.CHUNK = PART, CHUNK
 
 
 @contextlib.contextmanager

@@ -11,6 +11,9 @@ from configs.architectures import ARCHITECTURES
 from configs.errors import nearest
 
 Layer = Literal["conv1", "layer1", "layer2", "layer3"]
+"""A stage of a backbone."""
+LAYERS: tuple[str, ...] = get_args(Layer)
+"""From the image upwards."""
 
 # Largest unsigned 64-bit seed is what the counter-based generator takes as half of its key.
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

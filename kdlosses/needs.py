@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from configs.errors import RunError
 from configs.schema import Term
+from kdlosses.kinds import DEEP, SHALLOW
 from models import Outputs, same_format
 
 Section = TypeVar("Section", bound=Term)
-DEEP = ("layer2", "layer3")
-SHALLOW = ("conv1", "layer1")
 
 
 class Needs(NamedTuple):

@@ -11,7 +11,7 @@ composes from numbers a pair. A target is a function of its shapes, one of its n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from configs.arrays import Array
-from configs.errors import RequestError, nearest
+from configs.errors import RequestError
 from configs.schema import ImageConfig, Losses, PairsConfig
 from kdlosses.basic import abs_sum
+from kdlosses.kinds import KINDS, Kind, kind
 from kdlosses.modules import MODULES
-from kdlosses.needs import DEEP, SHALLOW
 from kdlosses.projection import Projection
 from kdlosses.response import response
 from kdlosses.ridge import ridge_answer
@@ -60,26 +60,18 @@ class Seen(NamedTuple):
     projection: Projection | None
 
 
-@dataclass(frozen=True)
-class Target:
-    """One kind of teacher numbers, cached and recomputed as a whole. All of them belong to the images that the teacher saw."""
+Shapes = Callable[[Layers, Sizes], list[Array]]
+Numbers = Callable[[Layers, Seen], dict[str, Tensor]]
 
-    name: str
-    doc: str
-    shapes: Callable[[Layers, Sizes], list[Array]]
+
+@dataclass(frozen=True, kw_only=True)
+class Target(Kind):
+    """A kind of teacher numbers with its functions."""
+
+    shapes: Shapes
     """the arrays of one pair"""
-    numbers: Callable[[Layers, Seen], dict[str, Tensor]]
+    numbers: Numbers
     """array -> (B, ...)"""
-    layers: Layers = ()
-    """layers of the teacher that it is made of"""
-    version: int = 1
-    """raised whenever a stored number changes its meaning; part of the cache's identity"""
-    per_proposal: bool = False
-    """whether row p of each array belongs to proposal p, so that new proposals need new numbers and fewer a part of them"""
-    projected: bool = False
-    """whether it depends on a drawn projection, hence on the student's channels"""
-    whole: bool = False
-    """whether it is whole features, which teacher.feature_bits rounds and compresses"""
 
     @property
     def needed_by(self) -> tuple[str, ...]:
@@ -89,9 +81,7 @@ class Target:
 
 def target(name: str) -> Target:
     """TARGETS[name]; RequestError with the nearest name if there is none."""
-    if name not in TARGETS:
-        raise RequestError(f"expected one of the targets {', '.join(TARGETS)}, found '{name}'{nearest(name, TARGETS)}; correct the name")
-    return TARGETS[name]
+    return TARGETS[kind(name).name]
 
 
 def layers_of(names: Iterable[str]) -> Layers:
@@ -230,20 +220,21 @@ def _classifier(layers: Layers, seen: Seen) -> dict[str, Tensor]:
     return {f"{layer}_test": ridge_answer(ref[layer].float(), test[layer].float(), seen.boxes, STRIDES[layer]) for layer in layers}
 
 
-def _deep_and_shallow(row: Target) -> tuple[Target, Target]:
-    """A kind of target for each group of layers that is stored together, see `needs.by_layer`."""
-    return replace(row, layers=DEEP), replace(row, name=f"{row.name}_shallow", layers=SHALLOW)
+_FUNCTIONS: dict[str, tuple[Shapes, Numbers]] = {
+    "iou": (_iou_shapes, _iou),
+    "abs_sum": (_abs_sum_shapes, _abs_sum),
+    "response": (_response_shapes, _response),
+    "response_gaussian": (_response_shapes, partial(_response, weights="gaussian")),
+    "classifier": (_classifier_shapes, _classifier),
+    "projected": (_projected_shapes, _projected),
+    "features": (_features_shapes, _features),
+}
+"""Kind of target, those of both groups of layers together -> its shapes, its numbers"""
 
 
-_ROWS = (
-    Target("iou", "prediction of each proposal", _iou_shapes, _iou, per_proposal=True),
-    *_deep_and_shallow(Target("abs_sum", "channel-summed absolute features", _abs_sum_shapes, _abs_sum, version=2)),
-    Target("response", "features times their correlation", _response_shapes, _response, layers=LAYERS),
-    Target("response_gaussian", "features times a Gaussian", _response_shapes, partial(_response, weights="gaussian"), layers=LAYERS),
-    Target("classifier", "answer of a classifier learnt on the ref features", _classifier_shapes, _classifier, layers=DEEP),
-    *_deep_and_shallow(
-        Target("projected", "features seen through the fixed projection", _projected_shapes, _projected, version=2, projected=True)
-    ),
-    *_deep_and_shallow(Target("features", "whole features, for a trained projection", _features_shapes, _features, version=2, whole=True)),
-)
-TARGETS: dict[str, Target] = {row.name: row for row in _ROWS}
+def _with_functions(row: Kind) -> Target:
+    shapes, numbers = _FUNCTIONS[row.name.removesuffix("_shallow")]
+    return Target(**vars(row), shapes=shapes, numbers=numbers)
+
+
+TARGETS: dict[str, Target] = {name: _with_functions(row) for name, row in KINDS.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from configs.errors import RequestError
 from configs.files import require_regular
+from configs.schema import TeacherConfig
 
 
 def is_safetensors(path: Path) -> bool:
@@ -24,3 +25,18 @@ def is_safetensors(path: Path) -> bool:
     if not packed and head[:4] != b"PK\x03\x04" and head[:1] != b"\x80":
         raise RequestError(f"expected a safetensors or PyTorch checkpoint, found {path}, which is neither; give another file")
     return packed
+
+
+def require_teacher(section: TeacherConfig) -> None:
+    """RequestError: no weights file where the section names one, or none named for a network that the demo teacher cannot stand in for."""
+    if section.weights is not None:
+        require_weights(Path(section.weights))
+    elif not section.architecture.startswith("atom_"):
+        raise RequestError(f"teacher: expected weights for {section.architecture}, found none; pass TEACHER=checkpoint.pth")
+
+
+def require_weights(path: Path) -> None:
+    """RequestError unless a teacher's weights file lies at a path."""
+    if not path.is_file():
+        raise RequestError(f"teacher: expected a weights file, found none at {path}; correct TEACHER= or teacher.weights")
+    is_safetensors(path)

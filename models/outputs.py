@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from configs.errors import RequestError, nearest
-
-LAYERS = ("conv1", "layer1", "layer2", "layer3")
-"""The backbone stages, from the image upwards."""
+from configs.section import LAYERS
 
 STRIDES = {"conv1": 2, "layer1": 4, "layer2": 8, "layer3": 16}
 """Crop pixels between two cells of a stage's map."""

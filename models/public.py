@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from configs.section import LAYERS
 from models.backbones import BACKBONES
 from models.checkpoint import guess_architecture, load_weights, read_state, save_weights, weights_digest
 from models.device import pick_device
 from models.layout import format_of, same_format
-from models.outputs import LAYERS, STRIDES, Outputs
+from models.outputs import STRIDES, Outputs
 from models.pretrained import load_imagenet_backbone, start_from
 from models.prroi import prroi_pool
 from models.sizes import flops, network_sizes, parameter_counts, size_facts

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from configs.errors import RequestError
 from configs.schema import TeacherConfig
 from models.checkpoint import load_weights, weights_digest
+from models.files import require_teacher, require_weights
 from models.outputs import Outputs
 from models.tracker import PARTS, Tracker, blueprint, build
 from pairs.decode import PREPROCESS_VERSION
@@ -65,10 +66,9 @@ def choose_teacher(section: TeacherConfig) -> TeacherSpec:
     Raises:
         RequestError: weights that are not there, or none given for a network that the demo teacher cannot stand in for.
     """
+    require_teacher(section)
     if section.weights is not None:
         return _spec(section, section.architecture, Path(section.weights))
-    if not section.architecture.startswith("atom_"):
-        raise RequestError(f"teacher: expected weights for {section.architecture}, found none; pass TEACHER=checkpoint.pth")
     note = f"warning: teacher: expected weights for {section.architecture} (TEACHER=checkpoint.pth), found none; goes on with the {_DEMO}"
     return replace(_spec(section, DEMO_TEACHER.stem, DEMO_TEACHER), note=note)
 
@@ -80,8 +80,7 @@ def demo_teacher(section: TeacherConfig) -> TeacherSpec:
 
 
 def _spec(section: TeacherConfig, architecture: str, weights: Path) -> TeacherSpec:
-    if not weights.is_file():
-        raise RequestError(f"teacher: expected a weights file, found none at {weights}; correct TEACHER= or teacher.weights")
+    require_weights(weights)
     blueprint(architecture)  # an unknown one is refused with the nearest name
     digest, name = weights_digest(weights), section.name or architecture
     return TeacherSpec(name, architecture, weights, digest, section.dtype, section.batch, section.feature_bits)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from configs.errors import RunError
 from configs.schema import PairsConfig
 from pairs.streams import TRIES, counter_normal, counter_uniform, of_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @overload
@@ -22,7 +23,12 @@ def box_iou(a: Any, b: Any) -> Any:
 
     Boxes without area have IoU 0 with everything. Differentiable for torch tensors.
     """
-    minimum, maximum, where = (torch.minimum, torch.maximum, torch.where) if isinstance(a, Tensor) else (np.minimum, np.maximum, np.where)
+    library: Any = np
+    if not isinstance(a, np.ndarray):
+        import torch  # boxes are drawn without
+
+        library = torch
+    minimum, maximum, where = library.minimum, library.maximum, library.where
     low = maximum(a[..., :2], b[..., :2])
     sides = minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:]) - low
     sides = maximum(sides, sides * 0)

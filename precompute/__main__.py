@@ -8,15 +8,12 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import configs
-from configs.catalog import dataset_entry, members
 from configs.cli import Parser, run
 from configs.errors import RequestError
+from configs.gpu import require_device
 from configs.process import settle
-from configs.section import device_name
-from models.files import is_safetensors
 
 # command -> where its own main is, imported when it is chosen
 OTHERS = {"demo-data": "precompute.demo.generate", "check": "precompute.check"}
@@ -32,25 +29,17 @@ def main(arguments: Sequence[str], prog: str = "python -m precompute") -> int:
     given = [*options.overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items() if value is not None)]
     splits = ("train", "val") if options.split is None else (options.split,)
     config, part = configs.load(options.setting, given), share(options.share)
-    _require(options.device, config)
-    for name in dict.fromkeys(name for split in splits for name in members(options.dataset, split)):
-        dataset_entry(name)
+    require_device(options.device, "--device")
+    from precompute.request import Request  # brings zarr and OpenCV
+
+    request = Request(config, options.dataset, splits, options.targets, part, options.device, options.threads)
+    request.check()
     # a cache may not depend on what else the machine does
     settle(leave_busy=False)
-    from precompute.run import Request, make_caches  # brings torch: only once the request is understood
+    from precompute.run import make_caches  # brings torch: only once the request is understood
 
-    make_caches(Request(config, options.dataset, splits, options.targets, part, options.device, options.threads))
+    make_caches(request)
     return 0
-
-
-def _require(device: str, config: configs.Config) -> None:
-    """RequestError for a name that no device has, or for a teacher without its file: before torch is imported."""
-    try:
-        device_name(device)
-    except ValueError as error:
-        raise RequestError(f"--device: {error}") from error
-    if config.teacher is not None and config.teacher.weights is not None:
-        is_safetensors(Path(config.teacher.weights))
 
 
 def _count(text: str) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cache import Cache, PairSetSpec, TargetSpec, Unit
 from cache.address import Location
@@ -14,7 +15,9 @@ from configs.machine import free_bytes
 from configs.schema import Config
 from configs.units import size_text
 from precompute.crop_writer import CropWriter
-from precompute.target_writer import Measured
+
+if TYPE_CHECKING:
+    from precompute.target_writer import Measured
 
 # Pairs that are really cut and encoded for the estimate.
 SAMPLE = 16

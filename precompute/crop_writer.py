@@ -27,7 +27,7 @@ MOST_ATTEMPTS = 50
 
 @dataclass
 class PartCrops:
-    """One part: the arrays of `pairs.replay.pair_arrays`, and the encoded crops as n uint8 arrays each."""
+    """One part: the arrays of `pairs.stored.pair_arrays`, and the encoded crops as n uint8 arrays each."""
 
     part: int
     rows: dict[str, np.ndarray]

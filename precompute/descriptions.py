@@ -18,9 +18,9 @@ from configs.errors import RequestError, RunError, TeachOnceError
 from kdlosses import TARGETS, Sizes, target_spec
 from models import network_sizes
 from models.teacher import TeacherSpec
-from pairs.replay import crop_bytes_bound, pair_arrays
+from pairs.stored import crop_bytes_bound, pair_arrays
 from precompute.frames import dataset_of, pairs_of
-from precompute.run import CHUNK, PART
+from precompute.request import CHUNK, PART
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _BITS = (None, *range(2, 11))

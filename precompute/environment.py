@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import runpy
-import sys
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from configs.gpu import driver_cuda, torch_version
 from configs.machine import existing, free_bytes
 from configs.units import size_text
 from precompute.datasets import Problem
@@ -61,24 +58,6 @@ def driver_problems(torch: str, cuda: str | None, driver: int) -> list[Problem]:
         remedy = f"update the driver or install a torch built for CUDA {driver // 1000}"
         return [Problem("GPU driver", 0, f"expected one for CUDA {major} or later, {found} (CUDA {cuda}); {remedy}")]
     return []
-
-
-def torch_version() -> tuple[str, str | None]:
-    """PyTorch's version, and that of the CUDA it is built for; read from its file, as importing it takes seconds."""
-    spec = find_spec("torch")
-    file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
-    stated = runpy.run_path(str(file)) if file and file.exists() else {}
-    return str(stated.get("__version__", "not found")), stated.get("cuda")
-
-
-def driver_cuda() -> int:
-    """The latest CUDA that the GPU driver takes, 1000 * major + 10 * minor; 0: no driver."""
-    number = ctypes.c_int(0)
-    try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
-    except (OSError, AttributeError):
-        return 0
-    return number.value
 
 
 def _dotted(driver: int) -> str:

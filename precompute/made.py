@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import cv2
-import torch
 
 from cache import Unit
 from cache.backends.base import MADE
+
+if TYPE_CHECKING:
+    import torch
 
 Made = dict[str, str | int | None]
 
@@ -21,6 +24,8 @@ def crops_made() -> Made:
 
 def made_with(device: torch.device, batch: int) -> Made:
     """Of a teacher's numbers, but for the decoder."""
+    import torch  # crops are cut without
+
     cuda = device.type == "cuda"
     tf32 = cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
     return {"batch": batch, "device": torch.cuda.get_device_name(device) if cuda else "cpu", "tf32": int(tf32), "torch": torch.__version__}

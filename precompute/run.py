@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,63 +13,31 @@ from typing import Any
 
 import torch
 
-from cache import Cache, PairSetSpec, Unit, require
+from cache import Cache, Unit, require
 from cache.address import Location, location
-from cache.backends import exists
 from cache.claims import Claims, claimed
-from cache.locate import has_pairs
-from configs import Config, RequestError, RunError, dataset_entry
+from configs import Config, RunError
 from configs.arrays import TargetSpec
-from configs.catalog import members
-from configs.files import fingerprint
-from configs.machine import processors
 from configs.progress import ProgressBar
-from kdlosses import TARGETS, LiveTeacher, build_objectives, needed_targets, sizes_of, target_spec
+from kdlosses import LiveTeacher, build_objectives, needed_targets, sizes_of, target_spec
 from models import TeacherSpec, choose_teacher, pick_device
 from pairs.decode import decoder_name
-from pairs.identity import pair_identity
-from pairs.replay import crop_bytes_bound, pair_arrays
 from precompute import cost, memory
 from precompute.crop_writer import CropWriter
-from precompute.datasets import Dataset, open_entry
-from precompute.frames import require_same
+from precompute.datasets import Dataset
 from precompute.made import decoder_made, made_with, other_rounding
+from precompute.request import PairSet, Request, create
 from precompute.target_writer import Measured, Work, fill
 
-# pairs of a shard, and of an inner chunk: the units of writing and of reading
-PART, CHUNK = 1024, 64
 # seconds between two looks at what others are making
 POLL_S = 0.5
-
-
-@dataclass(frozen=True)
-class Request:
-    """What one command asks for."""
-
-    config: Config
-    datasets: str
-    """names of the catalog, separated by spaces"""
-    splits: tuple[str, ...] = ("train", "val")
-    targets: str | None = None
-    """all, none, or names; None: those that the setting's losses need"""
-    share: tuple[int, int] | None = None
-    """(i, n): part k belongs to k mod n = i, whatever is missing; None: whatever no other worker has claimed"""
-    device: str = "auto"
-    threads: int | None = None
-
-    @property
-    def speaks(self) -> bool:
-        """Whether this process is the one of several (torchrun) that tells the user."""
-        return os.environ.get("RANK", "0") == "0"
 
 
 @dataclass(frozen=True)
 class Job:
     """One cache to fill, checked."""
 
-    dataset: Dataset
-    path: Location
-    spec: PairSetSpec
+    pair_set: PairSet
     needs: list[cost.Need]
     """of the pair set, then of every target"""
 
@@ -82,17 +49,16 @@ def make_caches(request: Request) -> None:
     every one of its `share`. Whatever can be refused is refused before the first cache is created. What was filled is printed even where
     a later one fails.
     """
-    named = {split: members(request.datasets, split) for split in request.splits}
-    everything = dict.fromkeys(name for names in named.values() for name in names)
+    sets = request.pair_sets
     maker = CacheMaker(request)
-    jobs = [maker.job(name, split) for name in everything for split, names in named.items() if name in names]
+    jobs = [maker.job(one) for one in sets]
     cost.require_room(location(request.config.cache_dir), [need for job in jobs for need in job.needs])
-    maker.require_memory()
+    maker.require_memory(sets[0].spec.chunk)
     filled: list[Location] = []
     try:
         for job in jobs:
             maker.fill(job)
-            filled.append(job.path)
+            filled.append(job.pair_set.path)
     finally:
         if request.speaks and filled:
             print("\n".join(f"cache: {path}" for path in filled), flush=True)
@@ -104,9 +70,9 @@ class CacheMaker:
     def __init__(self, request: Request) -> None:
         """RequestError for a device, targets or a teacher that cannot be had."""
         self.config, self.share, self.speaks = request.config, request.share, request.speaks
-        self.threads = request.threads or processors()
+        self.threads = request.cutters
         self.device = pick_device(request.device, "--device")
-        wanted, section = wanted_targets(self.config, request.targets), self.config.teacher
+        wanted, section = wanted_targets(request), self.config.teacher
         self.teacher = choose_teacher(section) if wanted and section is not None else None
         self.specs: list[TargetSpec] = []
         self.live: LiveTeacher | None = None
@@ -120,39 +86,35 @@ class CacheMaker:
             if self.teacher.note and self.speaks:
                 print(self.teacher.note, file=sys.stderr)
 
-    def require_memory(self) -> None:
-        """RequestError: the teacher's work holds more than it may."""
+    def require_memory(self, chunk: int) -> None:
+        """RequestError: the teacher's work, in chunks of so many pairs, holds more than it may."""
         if self.teacher is not None:
-            needed = memory.work_bytes(self.teacher.architecture, self.config.pairs, self.teacher.batch, self.specs, CHUNK)
+            needed = memory.work_bytes(self.teacher.architecture, self.config.pairs, self.teacher.batch, self.specs, chunk)
             memory.require_memory(needed, memory.limit(self.config.memory_gb), self.teacher.batch)
 
-    def job(self, name: str, split: str) -> Job:
-        """The cache of a data set and split; creates nothing. RequestError: unusable data, or another teacher's targets in the cache."""
-        dataset = open_usable(self.config, name, split)
-        path, spec = pair_set(self.config, dataset)
-        cache = Cache.create(path, spec, remedy=_remedy(path)) if exists(path) else None
-        if cache is not None and self.config.recut_pairs and self.speaks and has_pairs(cache):
-            print(require_same(cache, dataset, self.config.recut_pairs), flush=True)
-        needs = [cost.crops_needed(cache, spec, CropWriter(dataset, self.config.pairs, self.threads))]
+    def job(self, pair_set: PairSet) -> Job:
+        """What the cache of a pair set lacks; creates nothing. RequestError: another teacher's targets in the cache."""
+        needs = [pair_set.crops]
         if self.teacher is not None:
-            if cache is not None:
+            if (cache := pair_set.cache()) is not None:
                 _refuse_others(cache, self.teacher, self.specs)
-            needs += cost.targets_needed(cache, spec.count, self.teacher.name, self.specs)
-        return Job(dataset, path, spec, needs)
+            needs += cost.targets_needed(cache, pair_set.spec.count, self.teacher.name, self.specs)
+        return Job(pair_set, needs)
 
     def fill(self, job: Job) -> None:
         """Creates the cache where there is none, and makes what it lacks together with whoever else is at it."""
         config, teacher = self.config, self.teacher
         # a target of damaged crops would be wrong and whole
-        cache = Cache.create(job.path, job.spec, remedy=_remedy(job.path)).check_before_use()
+        dataset, path = job.pair_set.dataset, job.pair_set.path
+        cache = create(path, job.pair_set.spec).check_before_use()
         targets = {spec.name: _add(cache, teacher, spec) for spec in self.specs} if teacher else {}
         lacking = functools.partial(_lacking, (cache.pairs, *targets.values()), self.share or (0, 1))
         missing = lacking()
         if self.speaks:
             done = cache.parts - len(missing)
-            print(f"{cache.path}: {cache.count:,} pairs of {len(job.dataset.sequences):,} sequences, {done} of {cache.parts} parts done")
+            print(f"{cache.path}: {cache.count:,} pairs of {len(dataset.sequences):,} sequences, {done} of {cache.parts} parts done")
         if missing:
-            print(cost.estimate(job.path.parent, job.needs), flush=True)
+            print(cost.estimate(path.parent, job.needs), flush=True)
         work = self.work(cache)
         if self.speaks:
             for note in other_rounding(work.targets, {**work.made, "decoder": decoder_made(decoder_name(config.train.feed, self.device))}):
@@ -164,7 +126,7 @@ class CacheMaker:
         if measured.pairs:
             report(config, cache, measured, teacher, list(targets))
         # a validation cache is no teacher's work that training is spared
-        if job.dataset.split == "train" and (line := cost.break_even(config, measured)):
+        if dataset.split == "train" and (line := cost.break_even(config, measured)):
             print(line)
 
     def work(self, cache: Cache) -> Work:
@@ -187,7 +149,7 @@ def here(maker: CacheMaker, job: Job, cache: Cache, lacking: Callable[[], list[i
         parts = claimed(claims, (cache.pairs, *work.targets.values()), lacking)
         if (first := next(parts, None)) is not None:
             own = replace(work, parts=itertools.chain([first], parts), done=claims.give_back)
-            maker.make(own, job.dataset, measured, progress)
+            maker.make(own, job.pair_set.dataset, measured, progress)
         else:
             if not waits and maker.speaks:
                 progress.say(f"waits for {len(missing)} parts that others are making (first: part {missing[0]})")
@@ -201,40 +163,11 @@ def _lacking(units: Sequence[Unit], share: tuple[int, int]) -> list[int]:
     return [part for part in sorted({part for unit in units for part in unit.missing()}) if part % share[1] == share[0]]
 
 
-def open_usable(config: Config, name: str, split: str) -> Dataset:
-    """The data set, with sequences that pairs can be drawn from. RequestError: none, or still images for pairs.mode=causal."""
-    dataset = open_entry(name, dataset_entry(name), split)
-    if dataset.still and config.pairs.mode == "causal":
-        raise RequestError(
-            f"dataset {name}: expected video for pairs.mode=causal (test strictly after ref), found still images; use pairs.mode=interval"
-        )
-    dataset.usable(config.pairs)
-    return dataset
-
-
-def pair_set(config: Config, dataset: Dataset) -> tuple[Location, PairSetSpec]:
-    """Where the cache of a pair set lies, and what it is."""
-    identity = pair_identity(config.pairs, dataset.name, dataset.split) | {"content_sha256": dataset.content_hash}
-    path = location(config.cache_dir) / f"{dataset.name}-{dataset.split}-{fingerprint(identity)[:10]}"
-    arrays, bound = pair_arrays(config.pairs), crop_bytes_bound(config.pairs)
-    return path, PairSetSpec(identity, identity["count"], arrays, bound, PART, CHUNK, {"sequences": dataset.sequences})
-
-
-def _remedy(path: Location) -> str:
-    return f"remove {path} and run `make cache` again"
-
-
-def wanted_targets(config: Config, asked: str | None) -> tuple[str, ...]:
-    """The targets to be cached: those that the setting's losses need, or `asked`: all, none, or names."""
-    if asked == "none" or (asked is None and config.teacher is None):
-        return ()
-    if config.teacher is None:
-        raise RequestError(f"--targets: expected a setting with a teacher, found {config.setting} without; choose another SETTING")
-    if asked is None:
-        return needed_targets(build_objectives(config, config.teacher.architecture))
-    if not (names := tuple(dict.fromkeys(asked.split()))):
-        raise RequestError(f"--targets: expected all, none or some of {', '.join(TARGETS)}, found no name; give one")
-    return tuple(TARGETS) if asked == "all" else names
+def wanted_targets(request: Request) -> tuple[str, ...]:
+    """The targets to be cached: those that are named, or those that the setting's losses need."""
+    if request.named_targets is not None or request.config.teacher is None:
+        return request.named_targets or ()
+    return needed_targets(build_objectives(request.config, request.config.teacher.architecture))
 
 
 def _add(cache: Cache, teacher: TeacherSpec, spec: TargetSpec) -> Unit:

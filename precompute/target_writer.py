@@ -26,7 +26,8 @@ from configs.schema import PairsConfig
 from kdlosses import LiveTeacher
 from pairs.decode import Crops, DecoderOptions, make_decoder
 from pairs.decode.decoder import Images, Kind
-from pairs.replay import ROWS, boxes_of, crops_of
+from pairs.replay import boxes_of, crops_of
+from pairs.stored import ROWS
 from precompute.crop_writer import CropReader, PartCrops
 from precompute.made import decoder_made
 

@@ -13,8 +13,8 @@ import configs
 from configs import RequestError
 from configs.budget import at_budget
 from configs.cli import Parser, run
+from configs.gpu import require_device
 from configs.process import settle
-from models.files import is_safetensors
 
 
 def main(arguments: Sequence[str], prog: str = "python -m train") -> int:
@@ -33,25 +33,24 @@ def main(arguments: Sequence[str], prog: str = "python -m train") -> int:
         seeds = parse_seeds(options.seeds)
         for setting in options.settings:
             at_budget(configs.load(setting, options.overrides), options.epochs, options.batches)
+        from train.request import understood_study  # brings zarr and OpenCV
+
+        members = understood_study(options.settings, seeds, options.overrides, options.epochs, options.batches)
         settle()
         from train.reports.study import study  # brings torch: only once the request is understood
 
-        print(f"report: {study(options.settings, seeds, options.out, options.overrides, options.epochs, options.batches)}")
+        print(f"report: {study(members, options.out)}")
     else:
         config = configs.load(options.setting, options.overrides)
-        _require_files(config)
+        require_device(config.train.device, "train.device")
+        from train.request import understood
+
+        request = understood(config)
         settle()
         import train.run  # brings torch
 
-        train.run.run(config)
+        train.run.carry_out(request)
     return 0
-
-
-def _require_files(config: configs.Config) -> None:
-    """RequestError for weights to start from that are not there: before torch is imported."""
-    for student in filter(None, (config.student, config.second_student)):
-        if student.weights not in (None, "imagenet"):
-            is_safetensors(Path(student.weights))
 
 
 def _alone(command: str) -> None:

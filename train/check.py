@@ -15,7 +15,8 @@ from models import TeacherSpec
 from pairs.batch import Boxes
 from pairs.decode import DecoderOptions, decoder_name, make_decoder
 from pairs.decode.decoder import Images, Kind
-from pairs.replay import ROWS, boxes_of, crops_of
+from pairs.replay import boxes_of, crops_of
+from pairs.stored import ROWS
 
 # Relative error (of norms, over all checked pairs) of a cached array against the live teacher: float16 storage and another
 # device's rounding stay far below the first, another JPEG decoder below the second; other weights are near 1.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache.identity import flatten
 from configs import Config, RequestError
-from train.checkpoint import Position
+
+if TYPE_CHECKING:
+    from train.checkpoint import Position
 
 MOVABLE = {
     "train.epochs": "length: of a phase that is not over, beyond the epochs that are done",

@@ -16,7 +16,7 @@ from configs import Config, RequestError
 from configs.catalog import members
 from configs.load import SETTINGS
 from configs.overrides import yaml_value
-from kdlosses import TARGETS
+from kdlosses.kinds import KINDS
 
 # What one cache holds of each target: "" = all of it, else why it cannot be used ("3 of 32 parts missing").
 Held = Mapping[str, str]
@@ -114,7 +114,7 @@ def why_not_cached(config: Config, target: str, augment: str) -> str:
         new = [name for name in config.train.fresh if name != "proposals" and recorded.get(name, True)]
         if new:
             return f"fresh {', '.join(new)}: the teacher must see the new image"
-        if "proposals" in config.train.fresh and TARGETS[target].per_proposal:
+        if "proposals" in config.train.fresh and KINDS[target].per_proposal:
             return "fresh proposals: the teacher must judge the new ones"
     return ""
 

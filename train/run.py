@@ -33,13 +33,14 @@ from train.data.order import InOrder, Order
 from train.evaluate import PREFIXES
 from train.halt import Halt
 from train.hook import watch
-from train.inputs import Inputs, adopt_projection, held, open_inputs, resolve_dataset
+from train.inputs import Inputs, adopt_projection, held, open_inputs
 from train.log import PICTURES, RunLog
 from train.loop import PhaseLoop, Setup
-from train.moves import go_on, refuse_other, refuse_other_inputs
+from train.moves import go_on, refuse_other_inputs
 from train.plan import Plan, make_plan
 from train.provenance import provenance
 from train.reports import run_folder
+from train.request import Request, understood
 from train.students import Students, build_students
 
 
@@ -52,17 +53,18 @@ def run(config: Config) -> Path:
         RequestError: caches, targets or weights are missing; or another run lies in the folder (with the differences).
         RunError: a loss is not finite; the cache does not hold what the live teacher says.
     """
-    config = resolve_dataset(config)
-    folder = run_folder.folder_of(config)
-    before = configs.read(folder / run_folder.CONFIG) if (folder / run_folder.CONFIG).is_file() else None
-    refuse_other(before, config, folder)
-    result = run_folder.result_of(folder)
-    if result is not None and result["steps"] == run_folder.budget(config)[0]:
+    return carry_out(understood(config))
+
+
+def carry_out(request: Request) -> Path:
+    """The run of a request, see `run`."""
+    config, folder = request.config, request.folder
+    if request.finished:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"{folder}: this run has finished; another train.name, or deleting the folder, starts it anew\nrun: {folder}")
         return folder
     with processes(config) as (device, rank, world):
-        _train(config, before, folder, (device, rank, world))
+        _train(config, request.before, folder, (device, rank, world))
     if rank == 0:
         print(f"run: {folder}")
     return folder

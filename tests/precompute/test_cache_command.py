@@ -13,6 +13,7 @@ import torch
 import cache.__main__
 import models
 import precompute.__main__
+import precompute.request
 import precompute.run
 from cache import Cache
 from cache.verify import verify
@@ -37,8 +38,8 @@ ARGS = ["pairs.ref.size=64", "pairs.test.size=64", "teacher.architecture=atom_re
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch, tmp_path):
     torch.set_num_threads(1)
-    monkeypatch.setattr(precompute.run, "PART", 32)
-    monkeypatch.setattr(precompute.run, "CHUNK", 8)
+    monkeypatch.setattr(precompute.request, "PART", 32)
+    monkeypatch.setattr(precompute.request, "CHUNK", 8)
     monkeypatch.setenv("TEACHONCE_INDEX", str(tmp_path / "index"))
     monkeypatch.setenv("GOT10K_ROOT", str(tmp_path / "got10k"))
     monkeypatch.setenv("CACHE_DIR", str(tmp_path / "caches"))
@@ -125,8 +126,8 @@ def test_a_killed_run_resumed_by_shares_gives_the_same_bytes(dataset, teacher, t
     monkeypatch.setattr(TargetWriter, "_publish", killed_after_one(TargetWriter._publish))
     assert fill("--teacher", teacher) == 1
     monkeypatch.undo()
-    monkeypatch.setattr(precompute.run, "PART", 32)
-    monkeypatch.setattr(precompute.run, "CHUNK", 8)
+    monkeypatch.setattr(precompute.request, "PART", 32)
+    monkeypatch.setattr(precompute.request, "CHUNK", 8)
     for name, value in (("TEACHONCE_INDEX", "index"), ("GOT10K_ROOT", "got10k"), ("CACHE_DIR", "caches")):
         monkeypatch.setenv(name, str(tmp_path / value))
     assert digests(path) != whole
@@ -303,7 +304,7 @@ def test_a_data_set_without_frames_fails_in_one_line(dataset, teacher, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--teacher", "missing.pth"], "expected a checkpoint file, found nothing at missing.pth"),
+        (["--teacher", "missing.pth"], "teacher: expected a weights file, found none at missing.pth; correct TEACHER="),
         (["--targets", "iuo"], "found 'iuo' (nearest: 'iou')"),
         (["--share", "2/2"], "expected I/N with 0 <= I < N"),
         (["--share", "\u2460/2"], "expected I/N with 0 <= I < N"),

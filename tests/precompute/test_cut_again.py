@@ -13,14 +13,15 @@ import configs
 import precompute.__main__
 import precompute.crops
 import precompute.frames
-import precompute.run
+import precompute.request
 from cache import Cache
 from cache.backends.base import writable
 from configs import RequestError
 from configs.cli import run
 from precompute.frames import at_hand, cut_again, spread
 from tests.compare import digests
-from train.inputs import open_caches, open_inputs
+from train.caches import open_caches
+from train.inputs import open_inputs
 
 ARGS = ["pairs.ref.size=32", "pairs.test.size=32", "pairs.count=40", "pairs.val_count=8", "pairs.min_frames=5"]
 
@@ -28,8 +29,8 @@ ARGS = ["pairs.ref.size=32", "pairs.test.size=32", "pairs.count=40", "pairs.val_
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch, write_got10k) -> Path:
     """Two small sequences of 8 and 12 frames for training, one for validation; parts of 16 pairs."""
-    monkeypatch.setattr(precompute.run, "PART", 16)
-    monkeypatch.setattr(precompute.run, "CHUNK", 8)
+    monkeypatch.setattr(precompute.request, "PART", 16)
+    monkeypatch.setattr(precompute.request, "CHUNK", 8)
     monkeypatch.setenv("GOT10K_ROOT", str(tmp_path / "got10k"))
     monkeypatch.setenv("CACHE_DIR", str(tmp_path / "caches"))
     write_got10k(tmp_path / "got10k", [8, 12], size=(64, 48))

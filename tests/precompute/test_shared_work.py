@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import precompute.__main__
+import precompute.request
 import precompute.run
 from cache import Cache
 from cache.backends.base import writable
@@ -18,8 +19,9 @@ def test_a_part_that_another_is_making_is_waited_for_and_made_when_its_lease_end
     write_got10k(tmp_path / "got10k", [8, 8], size=(64, 48))
     monkeypatch.setenv("GOT10K_ROOT", str(tmp_path / "got10k"))
     monkeypatch.setenv("CACHE_DIR", str(tmp_path / "caches"))
-    for name, value in (("PART", 4), ("CHUNK", 2), ("POLL_S", 0.05)):
-        monkeypatch.setattr(precompute.run, name, value)
+    monkeypatch.setattr(precompute.request, "PART", 4)
+    monkeypatch.setattr(precompute.request, "CHUNK", 2)
+    monkeypatch.setattr(precompute.run, "POLL_S", 0.05)
     words = ["cache", "--dataset", "got10k", "--split", "train", "--pairs", "10", "--setting", "gt", "--device", "cpu"]
     words += ["pairs.ref.size=32", "pairs.test.size=32", "pairs.min_frames=4"]
     assert run(precompute.__main__.main, words) == 0

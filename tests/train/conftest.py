@@ -19,7 +19,7 @@ from kdlosses import TARGETS, LiveTeacher, sizes_of, target_spec
 from models import TeacherSpec
 from pairs.boxes import draw_proposals
 from pairs.identity import pair_identity
-from pairs.replay import ROWS, crop_bytes_bound, pair_arrays
+from pairs.stored import ROWS, crop_bytes_bound, pair_arrays
 from train.check import recorded
 
 SIZE, N, PART, CHUNK = 64, 4, 32, 8

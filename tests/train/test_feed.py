@@ -16,7 +16,7 @@ from configs.schema import PairsConfig
 from pairs.batch import Batch
 from pairs.boxes import box_iou
 from pairs.decode.decoder import MEAN, STD
-from pairs.replay import ROWS, pair_arrays
+from pairs.stored import ROWS, pair_arrays
 from train.data.augment import ALL, is_fresh
 from train.data.feed import Feed, FeedSpec
 from train.data.order import InOrder, Order

@@ -16,10 +16,11 @@ from configs.errors import RequestError
 from kdlosses import build_objectives
 from pairs.decode import PREPROCESS_VERSION
 from pairs.identity import pair_identity
-from train.inputs import find_teacher, open_caches, resolve_dataset
+from train import request
+from train.caches import open_caches, resolve_dataset
+from train.inputs import find_teacher
 from train.plan import ABSENT, make_plan
-from train.reports import study
-from train.reports.study import sizes_of
+from train.request import sizes_of, understood_study
 
 
 def sized(size: int) -> tuple[str, str]:
@@ -124,16 +125,13 @@ def test_a_study_takes_the_sizes_of_the_caches_that_are_there_and_says_so(tmp_pa
 @pytest.mark.parametrize(("own", "batches", "expected"), [(False, None, 256), (True, None, 1000), (True, 7, 7), (False, 7, 7)])
 def test_a_study_has_one_number_of_steps_an_epoch(tmp_path, monkeypatch, own, batches, expected):
     make(tmp_path, "demo", 8, *(sized(288) if own else DEMO))
-    seen = []
-    monkeypatch.setattr(study, "prepare", lambda config: seen.append(config))
-    monkeypatch.setattr(study, "run", lambda config: None)
-    monkeypatch.setattr(study, "write", lambda done, out: out)
-    study.study(["gt", "ts"], [0, 1], tmp_path / "out", [f"cache_dir={tmp_path}"], batches=batches)
+    monkeypatch.setattr(request, "open_caches", lambda config, split: None)
+    seen = understood_study(["gt", "ts"], [0, 1], [f"cache_dir={tmp_path}"], None, batches)
     assert len(seen) == 4 and {config.train.batches for config in seen} == {expected}
     assert {config.train.epochs for config in seen} == {50 if own else 5}
     if batches is None:
-        study.study(["gt", "ts"], [0], tmp_path / "out", [f"cache_dir={tmp_path}", "train.batches=3"])
-        assert [config.train.batches for config in seen[4:]] == [3, 3]
+        seen = understood_study(["gt", "ts"], [0], [f"cache_dir={tmp_path}", "train.batches=3"], None, None)
+        assert [config.train.batches for config in seen] == [3, 3]
 
 
 def test_the_demo_teacher_stands_in_for_its_like_alone(monkeypatch):

@@ -16,8 +16,9 @@ from kdlosses import LiveTeacher, build_objectives
 from pairs.boxes import box_iou
 from tests.compare import moved, state_of
 from train import checkpoint
+from train.caches import open_caches, resolve_dataset
 from train.check import check_cache, decoder_note, recorded, relative_error, some_rows
-from train.inputs import find_teacher, open_caches, open_inputs, resolve_dataset
+from train.inputs import find_teacher, open_inputs
 from train.log import read_metrics
 from train.loop import Meter, PhaseLoop
 from train.plan import Origin

@@ -18,6 +18,7 @@ from train.__main__ import main, parse_seeds, parser
 from train.reports import run_folder, study
 from train.reports.report import break_even, report
 from train.reports.run_folder import mflops, read_run, trained_parameters
+from train.request import members
 from train.run import run
 
 SHORT = ("train.check_pairs=0", "train.val_batches=1", "train.pictures=1")
@@ -107,7 +108,6 @@ def test_a_study_runs_every_member_once_and_compares_them(world, tmp_path, monke
 
 def test_a_failed_member_is_reported_and_the_others_go_on(world, tmp_path, monkeypatch):
     good, bad = (world.config(*SHORT, f"train.name=n{seed}", setting="gt", runs=tmp_path / "runs") for seed in (0, 1))
-    monkeypatch.setattr(study, "members", lambda *arguments: [bad, good])
 
     def fails_once(config):
         if config is bad:
@@ -116,23 +116,23 @@ def test_a_failed_member_is_reported_and_the_others_go_on(world, tmp_path, monke
 
     monkeypatch.setattr(study, "run", fails_once)
     with pytest.raises(RunError, match=r"found failures in gt seed 0; see .*report\.md"):
-        study.study(["gt"], [0], tmp_path / "out")
+        study.study([bad, good], tmp_path / "out")
     page = (tmp_path / "out" / "report.md").read_text()
     assert "## Failed\n\n- gt, seed 0: step 3: expected finite losses" in page and "gt/n0" in page
 
 
 def test_budgets_must_be_equal():
     with pytest.raises(RequestError, match=r"equally many pairs, found gt 2,400,000, atom_cfkd 1,600,000; give --epochs and --batches"):
-        study.members(["gt", "atom_cfkd"], [0], ["dataset=demo"], None, None)
-    equal = study.members(["gt", "atom_cfkd", "sep"], [0, 1], ["dataset=demo"], 10, 100)
+        members(["gt", "atom_cfkd"], [0], ["dataset=demo"], None, None)
+    equal = members(["gt", "atom_cfkd", "sep"], [0, 1], ["dataset=demo"], 10, 100)
     assert {run_folder.budget(config) for config in equal} == {(1000, 32_000)} and len(
         {run_folder.folder_of(config) for config in equal}
     ) == 6
     assert {config.train.lr_step for config in equal[:4]} == {3} and [phase.epochs for phase in equal[-1].phases] == [5, 5]
     with pytest.raises(RequestError, match="at least one for each of sep's 2 phases, found 1"):
-        study.members(["sep"], [0], ["dataset=demo"], 1, 100)
+        members(["sep"], [0], ["dataset=demo"], 1, 100)
     with pytest.raises(RequestError, match="expected each of --seeds once, found 0 0"):
-        study.members(["gt"], [0, 0], [], None, None)
+        members(["gt"], [0, 0], [], None, None)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ from pairs.batch import Batch
 from pairs.boxes import flip_boxes
 from pairs.decode import BrokenCrop, Crops, DecoderOptions, make_decoder
 from pairs.decode.decoder import Images, Kind
-from pairs.replay import BOXES, ROWS, boxes_of, crops_of, pinned, to_device
+from pairs.replay import boxes_of, crops_of, pinned, to_device
+from pairs.stored import BOXES, ROWS
 from train.data.augment import ALL, choose_proposals, draw_fresh, fresh_proposals, is_fresh
 from train.data.order import Positions
 from train.data.waits import Waits

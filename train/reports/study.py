@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import configs
-from configs import Config, RequestError, RunError
-from train.inputs import other_sizes, resolve_dataset
+from configs import Config, RunError
 from train.reports import run_folder
 from train.reports.plots import compared
 from train.reports.report import cache_seconds, number, open_caches, table, write_page
@@ -33,8 +31,6 @@ THESIS = {
 }
 THESIS_TEACHER = {"drnet_cfkd": 67.6}
 ATOM_TEACHER = 66.6
-BATCHES = 1000
-"""Steps an epoch where none are asked for: the published settings differ in theirs."""
 THESIS_COLUMN = "thesis: OTB-100 AUC"
 TITLES = {"iou_error": "IoU error (lower is better)", "correlation": "Correlation with true IoU", "refinement_gain": "Refinement gain, IoU"}
 
@@ -47,66 +43,16 @@ class Member:
     failure: str | None = None
 
 
-def members(
-    settings: Sequence[str], seeds: Sequence[int], overrides: Sequence[str], epochs: int | None, batches: int | None
-) -> list[Config]:
-    """The configurations of a study, setting by setting.
-
-    Raises:
-        RequestError: a setting or seed named twice, or budgets that differ (with how to make them one).
-    """
-    for what, given in (("settings", list(settings)), ("--seeds", list(map(str, seeds)))):
-        if len(set(given)) < len(given):
-            raise RequestError(f"study: expected each of {what} once, found {' '.join(given)}; name each once")
-    configurations = []
-    for setting in settings:
-        for seed in seeds:
-            config = configs.load(setting, [*overrides, f"train.seed={seed}"])
-            # a folder of its own, so that a study and a run by hand do not meet
-            name = f"train.name={config.train.name or 'study'}-seed{seed}"
-            config = configs.load(setting, [*overrides, f"train.seed={seed}", name])
-            configurations.append(resolve_dataset(configs.at_budget(config, epochs, batches)))
-    pairs = {config.setting: run_folder.budget(config)[1] for config in configurations}
-    if len(set(pairs.values())) > 1:
-        listed = ", ".join(f"{setting} {count:,}" for setting, count in pairs.items())
-        raise RequestError(
-            f"study: expected settings that see equally many pairs, found {listed}; give --epochs and --batches (and train.batch=)"
-        )
-    return configurations
-
-
-def sizes_of(setting: str, overrides: Sequence[str]) -> str | None:
-    """Whose sizes a study has: what `like` names; else None, or where no cache of its own size is there, a setting with caches (said)."""
-    config = configs.load(setting, overrides)
-    if config.like is not None or config.dataset is not None:
-        return config.like
-    other = other_sizes(config)
-    if other is not None:
-        print(f"study: no cache of the settings' own sizes in {config.cache_dir}; takes sizes and budget of {other}, as like={other} does")
-    return other
-
-
-def study(
-    settings: Sequence[str],
-    seeds: Sequence[int],
-    out: Path,
-    overrides: Sequence[str] = (),
-    epochs: int | None = None,
-    batches: int | None = None,
-) -> Path:
+def study(configurations: Sequence[Config], out: Path) -> Path:
     """Runs every member one after the other and writes the report; finished members are not run again. Returns its Markdown file.
 
     Everything that can be refused is refused before the first run begins. A member that fails is reported and the others go on.
-    batches: None: BATCHES, or with like=NAME (or where only caches of NAME's sizes are there) those of that setting.
+    configurations: as `train.request.study_members` gives them.
 
     Raises:
-        RequestError: see `members`, `train.run.run`.
+        RequestError: see `train.run.run`.
         RunError: at the end, naming the members that failed.
     """
-    like = sizes_of(settings[0], overrides)
-    if batches is None and not like and not any(override.startswith("train.batches=") for override in overrides):
-        batches = BATCHES
-    configurations = members(settings, seeds, [*overrides, *([f"like={like}"] if like else [])], epochs, batches)
     for config in configurations:
         prepare(config)
     done: list[Member] = []
