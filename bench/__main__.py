@@ -23,7 +23,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import configs
 from configs.cli import Parser, run
+from configs.gpu import require_device
 from configs.process import settle
 from models.files import is_safetensors
 
@@ -40,6 +42,9 @@ def main(arguments: Sequence[str], prog: str = "python -m bench") -> int:
     if arguments and arguments[0] == "staleness":
         chosen = staleness_parser(f"{prog} staleness").parse_args(arguments[1:])
         is_safetensors(chosen.weights)
+        from cache import Cache  # brings zarr
+
+        Cache.open(chosen.cache)
         settle()
         from bench import staleness  # brings torch
 
@@ -50,6 +55,8 @@ def main(arguments: Sequence[str], prog: str = "python -m bench") -> int:
 
         return guard.main(arguments[1:], f"{prog} guard")
     options = parser(prog).parse_args(arguments)
+    configs.load(options.setting, [f"pairs.{image}.size={options.size}" for image in ("ref", "test")] + options.overrides)
+    require_device(options.device, "--device")
     options.only = options.only or [part for part in USUAL if part != "public" or options.setting in PUBLIC]
     options.channels_last, options.compile = (SWITCH.get(value) for value in (options.channels_last, options.compile))
     machine: list[str] = []
@@ -98,7 +105,7 @@ def staleness_parser(prog: str) -> Parser:
     parser.add_argument("cache", type=Path, help="a complete cache, as `make cache` names it")
     parser.add_argument("weights", type=Path, help="the teacher's weights")
     parser.add_argument("--teacher", help="its group in the cache (default: the only one)")
-    parser.add_argument("--pairs", type=int, default=256, help="pairs (default: 256)")
+    parser.add_argument("--pairs", type=whole, default=256, help="pairs (default: 256)")
     return parser
 
 

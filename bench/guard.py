@@ -22,11 +22,19 @@ def read(path: Path) -> dict[str, Any]:
     """What `python -m bench --json` wrote. RequestError for another file."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"{path}: expected the JSON of `python -m bench --json`, found none ({error}); measure first") from error
-    if not isinstance(found, dict) or not {"ratios", "options", "hardware", "versions"} <= found.keys():
+    if not isinstance(found, dict) or not _is_measurement(found):
         raise RequestError(f"{path}: expected the JSON of `python -m bench --json`, found other JSON; measure first")
     return found
+
+
+def _is_measurement(found: dict[str, Any]) -> bool:
+    sections = [found.get(key) for key in ("ratios", "options", "hardware", "versions")]
+    if not all(isinstance(section, dict) for section in sections) or not {"processor", "threads", "gpu"} <= found["hardware"].keys():
+        return False
+    values = [ratio.get("value") if isinstance(ratio, dict) else None for ratio in found["ratios"].values()]
+    return all(isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values)
 
 
 def compare(now: dict[str, Any], reference: dict[str, Any], tolerance: float) -> tuple[list[str], list[str]]:

@@ -92,8 +92,6 @@ def report(options: argparse.Namespace) -> None:
         known = ", ".join(teachers) or "none"
         near = nearest(group, teachers)
         raise RequestError(f"--teacher: expected a teacher of {options.cache} ({known}), found '{group}'{near}; name one")
-    if options.pairs < 1:
-        raise RequestError(f"--pairs: expected 1 or more, found {options.pairs}; raise it")
     tracker = models.build(teachers[group]["architecture"])
     models.load_weights(tracker, options.weights)
     names = [name for name, target in TARGETS.items() if (group, name) in cache.targets() and not target.projected]

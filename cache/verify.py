@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -135,10 +136,11 @@ def _unit_faults(cache: Cache, unit: Unit, deep: bool, pool: ThreadPoolExecutor)
     for part, found in zip(there, pool.map(lambda part: list(_part_faults(cache, unit, part, deep)), there), strict=True):
         pairs = f"{part * cache.part}-{cache.bounds(part)[1] - 1}" if part < cache.parts else "none"
         yield from (Fault(wrong, where, unit.path, part, pairs, cache.backend.mend) for where, wrong in found)
-    absent = sorted(set(range(cache.parts)) - set(there))
-    if absent:
-        shown = ", ".join(map(str, absent[:8])) + (", ..." if len(absent) > 8 else "")
-        what = f"unfinished, {len(absent)} of {cache.parts} parts are not published ({shown})"
+    done = {part for part in there if part < cache.parts}
+    if absent := cache.parts - len(done):
+        first = itertools.islice((part for part in range(cache.parts) if part not in done), 8)
+        shown = ", ".join(map(str, first)) + (", ..." if absent > 8 else "")
+        what = f"unfinished, {absent} of {cache.parts} parts are not published ({shown})"
         yield Fault(what, unit.path, unit.path, None, None, "run `make cache`: finished parts are kept")
 
 

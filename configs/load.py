@@ -91,6 +91,8 @@ def _resolved(path: Path, like: str | None) -> dict[str, Any]:
     like = like or next((tree["like"] for tree in reversed(trees) if tree.get("like")), None)
     if like in (None, "null"):
         return _stacked(trees)
+    if not isinstance(like, str):
+        raise RequestError(f"{path}: like: expected the name of a setting, found {like!r:.60}; see configs/settings")
     other = _stacked(tree for _, tree in _chain(_find_setting(like), ()))
     # what all settings share gives way to the other's networks, what this one states does not
     shared = sum(file.parent == SETTINGS and file.stem in _SHARED for file, _ in chain)

@@ -13,7 +13,7 @@ from configs.cli import Parser, run
 from configs.errors import RequestError, printable
 from configs.process import settle
 from configs.schema import ImageConfig, PairsConfig, SearchImageConfig
-from models.files import is_safetensors
+from models.files import is_safetensors, require_writable_form
 
 INPUT = "safetensors, or a PyTorch or PyTracking checkpoint"
 
@@ -22,6 +22,13 @@ def _side(text: str) -> int:
     """Side of a crop: whole cells at every stride."""
     if not text.isdecimal() or int(text) < 32 or int(text) % 16:
         raise argparse.ArgumentTypeError(f"expected a multiple of 16, at least 32, found {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r:.60}")
     return int(text)
 
 
@@ -83,7 +90,7 @@ def parser(prog: str) -> Parser:
     speed = commands.add_parser("bench", help="parameters, multiply-adds, MB and frames a second of networks, side by side")
     speed.add_argument("files", metavar="FILE", nargs="+", help=f"{INPUT}, or ONNX of `deploy`")
     speed.add_argument("--crop-size", type=_side, default=PairsConfig().test.size, help="side of the crop (default: %(default)s)")
-    speed.add_argument("--threads", type=int, default=1, help="of PyTorch and onnxruntime (default: %(default)s)")
+    speed.add_argument("--threads", type=_count, default=1, help="of PyTorch and onnxruntime (default: %(default)s)")
     return whole
 
 
@@ -93,8 +100,14 @@ def main(arguments: Sequence[str], prog: str = "python -m models") -> None:
     named = {"show": "file", "bench": "files"}.get(options.command, "input")
     given = getattr(options, named)
     for path in given if isinstance(given, list) else [given]:
-        if not path.endswith(".onnx"):
+        if not (options.command == "bench" and path.endswith(".onnx")):
             is_safetensors(Path(path))
+        elif not Path(path).is_file():
+            raise RequestError(f"expected an ONNX file, found nothing at {path}; correct the path")
+    if options.command == "convert":
+        require_writable_form(Path(options.output), options.dtype is not None, options.legacy)
+    if options.command == "deploy" and not options.output.endswith(".onnx"):
+        raise RequestError(f"expected an output name ending in .onnx, found {options.output}; rename it")
     settle(say=lambda line: None, leave_busy=False)
     import torch
 
@@ -123,8 +136,6 @@ def _deploy(options: argparse.Namespace) -> None:
     from models.convert import load_tracker
     from models.deploy import deploy
 
-    if not options.output.endswith(".onnx"):
-        raise RequestError(f"expected an output name ending in .onnx, found {options.output}; rename it")
     tracker, metadata = load_tracker(options.input)
     images, path = pictures(options.images, options.crop_size), Path(options.output)
     calibration = images if options.images else ()
@@ -142,8 +153,6 @@ def _bench(files: list[Path], size: int, threads: int) -> None:
 
     from models.bench import BOXES, ROUNDS, bench
 
-    if threads < 1:
-        raise RequestError(f"--threads: expected at least 1, found {threads}; raise it")
     torch.set_num_threads(threads)
     head = ["file", "network", "parameters (M)", "MMACs a pair", "MB", "ms a frame", "frames/s"]
     rows = [head, *bench(files, size)]

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 
-from configs.errors import RequestError
 from configs.files import write_atomic
 from models.checkpoint import WHERE, guess_architecture, load_state, may_be_absent, read_state, save_weights
+from models.files import require_writable_form
 from models.tracker import ARCHITECTURES, Tracker, build
 
 CONSTRUCTOR_MODULE = "ltr.admin.model_constructor"
-SUFFIXES = (".safetensors", ".pth", ".pth.tar")
 
 
 def load_tracker(path: str | Path) -> tuple[Tracker, dict[str, str]]:
@@ -40,13 +39,7 @@ def convert(source: str | Path, target: str | Path, dtype: torch.dtype | None = 
     that PyTorch before 1.6 reads. trim (safetensors): without the stages that are never run. RequestError for another suffix.
     """
     target = Path(target)
-    if not target.name.endswith(SUFFIXES):
-        raise RequestError(f"expected an output name ending in {', '.join(SUFFIXES)}, found {target.name}; rename it")
-    packed = target.name.endswith(".safetensors")
-    if (packed and legacy) or (not packed and dtype is not None):
-        raise RequestError(
-            f"expected --dtype with .safetensors and --legacy with .pth.tar only, found the other for {target.name}; drop it"
-        )
+    packed = require_writable_form(target, dtype is not None, legacy)
     tracker, metadata = load_tracker(source)
     if packed:
         kept = {key: value for key, value in metadata.items() if key not in ("file", "format", "foreign", *WHERE)}

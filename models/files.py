@@ -8,6 +8,9 @@ from configs.errors import RequestError
 from configs.files import require_regular
 from configs.schema import TeacherConfig
 
+SUFFIXES = (".safetensors", ".pth", ".pth.tar")
+"""Of the files that are written."""
+
 
 def is_safetensors(path: Path) -> bool:
     """True for safetensors, False for a PyTorch file, by the first bytes. RequestError for a missing or different file."""
@@ -40,3 +43,15 @@ def require_weights(path: Path) -> None:
     if not path.is_file():
         raise RequestError(f"teacher: expected a weights file, found none at {path}; correct TEACHER= or teacher.weights")
     is_safetensors(path)
+
+
+def require_writable_form(target: Path, cast: bool, legacy: bool) -> bool:
+    """Whether a name is that of safetensors. RequestError: of no form that is written, or options (--dtype, --legacy) of the other form."""
+    if not target.name.endswith(SUFFIXES):
+        raise RequestError(f"expected an output name ending in {', '.join(SUFFIXES)}, found {target.name:.200}; rename it")
+    packed = target.name.endswith(".safetensors")
+    if (packed and legacy) or (not packed and cast):
+        raise RequestError(
+            f"expected --dtype with .safetensors and --legacy with .pth.tar only, found the other for {target.name:.200}; drop it"
+        )
+    return packed

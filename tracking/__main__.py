@@ -10,7 +10,9 @@ from pathlib import Path
 import configs
 from configs.cli import Parser, run
 from configs.errors import RequestError
+from configs.gpu import require_device
 from configs.machine import processors
+from tracking.request import BASELINES, named_path, parse_box, require_baselines
 
 
 def main(arguments: Sequence[str], prog: str = "python -m tracking") -> int:
@@ -18,6 +20,9 @@ def main(arguments: Sequence[str], prog: str = "python -m tracking") -> int:
     options = parser(prog).parse_args(arguments)
     overrides = [_own(override) for override in options.overrides]
     configs.load(options.setting or "atom_cfkd", overrides)
+    require_device(options.device, "--device")
+    for checkpoint in options.checkpoint:
+        named_path(checkpoint)
     return {"eval": _eval, "track": _track, "vot": _vot}[options.command](options, overrides)
 
 
@@ -30,16 +35,19 @@ def _own(override: str) -> str:
 
 def _eval(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Evaluates trackers on a data set; 1 where a sequence failed."""
-    import models
-    from tracking.contestants import BASELINES, contestants
+    from tracking.sequences import open_videos  # brings OpenCV
+
+    baselines = BASELINES if options.baselines is None else require_baselines(options.baselines)
+    if not options.checkpoint and not {"still", "opencv"} & {*baselines}:
+        raise RequestError("eval: expected a tracker, found none; give CHECKPOINT=student.safetensors")
+    videos = open_videos(options.dataset, options.split)
+    videos = (videos.named(options.sequences) if options.sequences else videos).first(options.first)
+    import models  # torch comes with what follows
+    from tracking.contestants import contestants
     from tracking.evaluate import evaluate
     from tracking.formats import write_files
     from tracking.report import report
-    from tracking.sequences import open_videos
 
-    videos = open_videos(options.dataset, options.split)
-    videos = (videos.named(options.sequences) if options.sequences else videos).first(options.first)
-    baselines = BASELINES if options.baselines is None else [name for name in options.baselines if name != "none"]
     trackers = contestants(options.checkpoint, baselines, options.setting, overrides, options.seeds or ())
     if not trackers:
         raise RequestError("eval: expected a tracker, found none; give CHECKPOINT=student.safetensors")
@@ -59,7 +67,15 @@ def _eval(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _track(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Tracks in one video."""
-    from tracking.clip import track_clip
+    from tracking.frames import open_frames  # brings OpenCV
+
+    if not options.checkpoint:
+        raise RequestError("track: expected a checkpoint, found none; give CHECKPOINT=student.safetensors")
+    if options.box is not None:
+        parse_box(options.box)
+    if not options.video.isdecimal():
+        open_frames(Path(options.video))
+    from tracking.clip import track_clip  # brings torch
 
     written = track_clip(options.checkpoint, options.video, options.box, options.out, options.setting, overrides, options.device)
     print(*(f"{what}: {path}" for what, path in written), sep="\n")
@@ -68,11 +84,11 @@ def _track(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _vot(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Serves a tracker to the VOT toolkit on standard input and output."""
-    from tracking.contestants import of_checkpoint
-    from tracking.vot import serve
-
     if len(options.checkpoint) != 1:
         raise RequestError(f"vot: expected one checkpoint, found {len(options.checkpoint)}; give one")
+    from tracking.contestants import of_checkpoint  # brings torch
+    from tracking.vot import serve
+
     tracker = of_checkpoint(options.checkpoint[0], options.setting, overrides)
     serve(tracker.build(options.device), tracker.name)
     return 0

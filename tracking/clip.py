@@ -20,6 +20,7 @@ from tracking.contestants import of_checkpoint
 from tracking.evaluate import one_thread
 from tracking.frames import camera, open_frames
 from tracking.one_pass import Answer, answers
+from tracking.request import parse_box
 from tracking.strips import INKS, draw_box, write
 
 PANEL = 960  # pixels that a panel is at most wide
@@ -27,17 +28,6 @@ FPS = 25.0  # of what has no rate of its own
 _LOST = (150, 150, 150)
 
 Frames = Iterable[np.ndarray | FrameError]
-
-
-def parse_box(text: str) -> tuple[float, float, float, float]:
-    """`x,y,w,h` in pixels. RequestError: not four finite numbers, or no area."""
-    try:
-        x, y, w, h = (float(word) for word in text.split(","))
-    except ValueError:
-        x = y = w = h = math.nan
-    if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0:
-        raise RequestError(f"BOX: expected x,y,w,h of finite numbers with w and h above 0, found '{text:.60}'; e.g. BOX=10,20,64,48")
-    return x, y, w, h
 
 
 def ask_box(frame: np.ndarray) -> tuple[float, float, float, float]:

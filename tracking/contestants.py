@@ -22,10 +22,9 @@ from tracking import baselines
 from tracking.one_pass import Tracker
 from tracking.online import build_tracker
 from tracking.refining import RefinementOnly
+from tracking.request import named_path, require_baselines
 
 Kind = Literal["checkpoint", "classifier", "refinement", "still", "opencv"]
-BASELINES = ("still", "opencv", "classifier", "refinement")
-"""By name: a box that stands still, OpenCV's tracker, and the first checkpoint's classifier or refinement alone."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +83,7 @@ def contestants(
     found = [of_checkpoint(text, setting, overrides) for text in checkpoints]
     if seeds:
         found = [_seeded(one, seed) for one in found for seed in seeds]
-    for name in chosen:
-        if name not in BASELINES:
-            raise RequestError(f"--baselines: expected none or some of {', '.join(BASELINES)}, found '{name}'; correct it")
+    require_baselines(chosen)
     if "still" in chosen:
         found.append(Contestant("still", "still"))
     if "opencv" in chosen and (best := baselines.opencv_name()):
@@ -111,12 +108,8 @@ def _seeded(one: Contestant, seed: int) -> Contestant:
 
 def of_checkpoint(text: str, setting: str | None, overrides: Sequence[str]) -> Contestant:
     """A checkpoint as PATH or NAME=PATH. Unnamed, that of a run is <setting>-<run>, any other its file's stem."""
-    name, equals, rest = text.partition("=")
-    named = bool(equals) and not Path(text).is_file()
-    path = Path(rest if named else text)
-    if not path.is_file():
-        raise RequestError(f"CHECKPOINT: expected a weights file, found {'a folder' if path.is_dir() else 'nothing'} at {path}; correct it")
-    if not named:
+    name, path = named_path(text)
+    if not name:
         name = path.stem if path.stem not in ("student", "second_student") else f"{path.parent.parent.name}-{path.parent.name}"
         name = re.sub(r"[^A-Za-z0-9_.+=-]", "_", name)
     return Contestant(name, "checkpoint", path, tracking_config(path, setting, overrides))

@@ -34,10 +34,10 @@ def understood(config: Config) -> Request:
 
     RequestError: caches or weights that are not there, or another run in the folder (with the differences).
     """
-    require_files(config)
-    config = resolve_dataset(config)
     folder = run_folder.folder_of(config)
     before = configs.read(folder / run_folder.CONFIG) if (folder / run_folder.CONFIG).is_file() else None
+    require_files(config, begins=before is None)
+    config = resolve_dataset(config)
     refuse_other(before, config, folder)
     result = run_folder.result_of(folder)
     finished = result is not None and result["steps"] == run_folder.budget(config)[0]
@@ -46,9 +46,9 @@ def understood(config: Config) -> Request:
     return Request(config, folder, before, finished)
 
 
-def require_files(config: Config) -> None:
-    """RequestError for weights to start from or to be taught by that are not there."""
-    for student in filter(None, (config.student, config.second_student)):
+def require_files(config: Config, begins: bool) -> None:
+    """RequestError for weights to be taught by, or, where the run begins, to start from, that are not there."""
+    for student in filter(None, (config.student, config.second_student) if begins else ()):
         if student.weights not in (None, "imagenet"):
             is_safetensors(Path(student.weights))
     if config.teacher is not None and config.teacher.weights is not None:

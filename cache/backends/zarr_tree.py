@@ -210,22 +210,22 @@ class ZarrTree:
         return None if same else "zarr.json differs from what the unit describes"
 
     def strays(self, groups: Iterable[Group]) -> Iterator[Stray]:
-        known = {"ledger/zarr.json": "", "ledger/history.jsonl": ""}
+        known = {"ledger/zarr.json", "ledger/history.jsonl"}
+        arrays: dict[str, Placed] = {}
         for group in groups:
             parts = self.published(group.path)
-            known |= {f"{path}/zarr.json".lstrip("/"): "" for path in group.paths()}
-            known |= {_entry_key(group.path, part): "" for part in parts}
+            known |= {f"{path}/zarr.json".lstrip("/") for path in group.paths()}
+            known |= {_entry_key(group.path, part) for part in parts}
             for name, described in group.attributes.get("constants", {}).items():
-                known[f"{group.path}/constants/{name}/{chunk_of(described.get('shape', ()))}"] = ""
-            for placed in group.arrays:
-                for part in range(placed.grid.parts):
-                    known[shard_key(placed, part)] = "" if part in parts else "unpublished remains of a part"
+                known.add(f"{group.path}/constants/{name}/{chunk_of(described.get('shape', ()))}")
+            arrays |= {placed.path: placed for placed in group.arrays}
+            known |= {shard_key(placed, part) for placed in group.arrays for part in parts}
         for key, size in self.place.walk():
-            if _HISTORY.fullmatch(key) or (key.startswith(f"{CLAIMS}/") and self._holds(key)):
+            if key in known or _HISTORY.fullmatch(key) or (key.startswith(f"{CLAIMS}/") and self._holds(key)):
                 continue
-            if what := known.get(key, "foreign file"):
-                temporary = key.endswith(".tmp") or key.startswith((f"ledger/{SCRATCH}", f"{CLAIMS}/"))
-                yield Stray("remains of an interrupted write" if temporary else what, key, size)
+            temporary = key.endswith(".tmp") or key.startswith((f"ledger/{SCRATCH}", f"{CLAIMS}/"))
+            what = "unpublished remains of a part" if _is_shard(key, arrays) else "foreign file"
+            yield Stray("remains of an interrupted write" if temporary else what, key, size)
 
     def _holds(self, claim: str) -> bool:
         """Whether somebody is at work there; nothing is wrong with that."""
@@ -261,6 +261,15 @@ class ZarrTree:
 
     def size(self) -> int:
         return sum(size for _, size in self.place.walk())
+
+
+def _is_shard(key: str, arrays: Mapping[str, Placed]) -> bool:
+    """Whether a part of one of these arrays would lie there."""
+    path, _, chunk = key.partition("/c/")
+    placed, number = arrays.get(path), chunk.split("/")[0]
+    if placed is None or not re.fullmatch("[0-9]{1,18}", number) or int(number) >= placed.grid.parts:
+        return False
+    return key == shard_key(placed, int(number))
 
 
 class TreePart:

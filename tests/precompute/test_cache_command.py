@@ -26,7 +26,6 @@ from pairs.batch import Boxes
 from pairs.decode import DecoderOptions, make_decoder
 from pairs.decode.decoder import Images
 from pairs.replay import boxes_of, crops_of
-from precompute import cost
 from precompute.target_writer import TargetWriter
 from tests.compare import digests
 

@@ -15,7 +15,7 @@ import cache.__main__
 import models
 import precompute.__main__
 import precompute.repair
-import precompute.run
+import precompute.request
 from cache import Cache
 from configs.cli import run
 from precompute.made import Made
@@ -39,7 +39,7 @@ def made(template, write_got10k, tmp_path, monkeypatch) -> Iterator[Path]:
     torch.set_num_threads(1)
     monkeypatch.setenv("GOT10K_ROOT", str(template / "got10k"))
     for name, value in (("PART", 8), ("CHUNK", 4)):
-        monkeypatch.setattr(precompute.run, name, value)
+        monkeypatch.setattr(precompute.request, name, value)
     monkeypatch.setattr("precompute.descriptions.PART", 8)
     monkeypatch.setattr("precompute.descriptions.CHUNK", 4)
     if not (template / "caches").exists():

@@ -17,10 +17,10 @@ import teachonce
 from configs.errors import RequestError
 from pairs.frames import video_frames
 from tracking.baselines import OPENCV, OpenCVTracker, opencv_name
-from tracking.clip import parse_box
-from tracking.contestants import BASELINES, contestants, of_checkpoint
+from tracking.contestants import contestants, of_checkpoint
 from tracking.frames import FileFrames
 from tracking.one_pass import one_pass
+from tracking.request import BASELINES, parse_box
 from tracking.sequences import Video, open_videos
 
 QUICK = ("tracking.size=64", "tracking.classifier.augment=false", "tracking.classifier.first_rounds=1", "tracking.refinement.boxes=2")
