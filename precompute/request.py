@@ -92,12 +92,12 @@ class Request:
         RequestError: what cannot be had: targets, a teacher's file, a data set, room for the crops. What a cache holds of a data
         set that is another now is refused too; that the rest is the same is printed.
         """
-        section = self.config.teacher
-        if section is not None and (self.named_targets or section.weights is not None):
+        section, named = self.config.teacher, self.named_targets
+        if section is not None and (named or section.weights is not None):
             require_teacher(section)
-        named = {split: members(self.datasets, split) for split in self.splits}
-        everything = dict.fromkeys(name for names in named.values() for name in names)
-        wanted = [(name, split) for name in everything for split, names in named.items() if name in names]
+        splits = {split: members(self.datasets, split) for split in self.splits}
+        everything = dict.fromkeys(name for names in splits.values() for name in names)
+        wanted = [(name, split) for name in everything for split, names in splits.items() if name in names]
         for name in everything:  # before the annotation of the first is read
             dataset_entry(name)
         sets = tuple(self._pair_set(name, split) for name, split in wanted)

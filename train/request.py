@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import configs
+from cache import open_below
 from configs import Config, RequestError
+from configs.catalog import members
 from models.files import is_safetensors, require_teacher
 from train.caches import open_caches, other_sizes, resolve_dataset
 from train.moves import refuse_other
+from train.plan import datasets_of
 from train.reports import run_folder
 
 BATCHES = 1000
@@ -42,8 +45,17 @@ def understood(config: Config) -> Request:
     result = run_folder.result_of(folder)
     finished = result is not None and result["steps"] == run_folder.budget(config)[0]
     for split in ("train", "val") if not finished else ():
+        require_known(config, split)
         open_caches(config, split)
     return Request(config, folder, before, finished)
+
+
+def require_known(config: Config, split: str) -> None:
+    """RequestError for a data set that neither the catalog nor a cache knows."""
+    cached = {cache.identity.get("dataset") for cache in open_below(config.cache_dir)[0]}
+    for name, word in datasets_of(config, split).items():
+        if name not in cached:
+            members(word, split)
 
 
 def require_files(config: Config, begins: bool) -> None:

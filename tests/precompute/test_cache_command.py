@@ -13,7 +13,6 @@ import torch
 import cache.__main__
 import models
 import precompute.__main__
-import precompute.request
 import precompute.run
 from cache import Cache
 from cache.verify import verify
@@ -26,6 +25,7 @@ from pairs.batch import Boxes
 from pairs.decode import DecoderOptions, make_decoder
 from pairs.decode.decoder import Images
 from pairs.replay import boxes_of, crops_of
+from precompute import cost
 from precompute.target_writer import TargetWriter
 from tests.compare import digests
 
@@ -35,13 +35,16 @@ ARGS = ["pairs.ref.size=64", "pairs.test.size=64", "teacher.architecture=atom_re
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch, tmp_path):
+def in_small_parts_each_time(monkeypatch, tmp_path):
     torch.set_num_threads(1)
-    monkeypatch.setattr(precompute.request, "PART", 32)
-    monkeypatch.setattr(precompute.request, "CHUNK", 8)
-    monkeypatch.setenv("TEACHONCE_INDEX", str(tmp_path / "index"))
-    monkeypatch.setenv("GOT10K_ROOT", str(tmp_path / "got10k"))
-    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "caches"))
+    in_small_parts(monkeypatch, tmp_path)
+
+
+def in_small_parts(monkeypatch, tmp_path):
+    monkeypatch.setattr("precompute.request.PART", 32)
+    monkeypatch.setattr("precompute.request.CHUNK", 8)
+    for name, value in (("TEACHONCE_INDEX", "index"), ("GOT10K_ROOT", "got10k"), ("CACHE_DIR", "caches")):
+        monkeypatch.setenv(name, str(tmp_path / value))
 
 
 @pytest.fixture
@@ -125,10 +128,7 @@ def test_a_killed_run_resumed_by_shares_gives_the_same_bytes(dataset, teacher, t
     monkeypatch.setattr(TargetWriter, "_publish", killed_after_one(TargetWriter._publish))
     assert fill("--teacher", teacher) == 1
     monkeypatch.undo()
-    monkeypatch.setattr(precompute.request, "PART", 32)
-    monkeypatch.setattr(precompute.request, "CHUNK", 8)
-    for name, value in (("TEACHONCE_INDEX", "index"), ("GOT10K_ROOT", "got10k"), ("CACHE_DIR", "caches")):
-        monkeypatch.setenv(name, str(tmp_path / value))
+    in_small_parts(monkeypatch, tmp_path)
     assert digests(path) != whole
     assert fill("--teacher", teacher, "--share", "1/2") == 0
     assert Cache.open(path).target("atom_resnet18tiny", "iou").missing() == [2]
