@@ -2,9 +2,10 @@
 # Type `make` for the list of commands.
 
 # Values of variables are data, from the command line and from the environment alike: taken as they are written, never expanded by make, and
-# handed on through the environment to recipes, which name them as "$$NAME". Word lists (ARGS, SETTINGS, SEEDS, CHECKPOINT) are split at spaces.
+# handed on through the environment to recipes, which name them as "$$NAME". Word lists (ARGS, SETTINGS, SEEDS, CHECKPOINT) are split at spaces;
+# a CHECKPOINT that is the path of a file is one word, spaces or not.
 override INPUTS := PYTHON VENV CONSTRAINTS EXTRAS SETTING SETTINGS SEEDS CACHE_DIR RUN_DIR DEMO_ROOT DEMO_EVAL_ROOT GPUS COVERAGE ARGS DATASET PAIRS \
-  VAL_PAIRS SPLIT TEACHER TARGETS EPOCHS BATCHES CACHE HTML WORST BOX CHECKPOINT FILES JOBS VIDEO REPAIR
+  VAL_PAIRS SPLIT TEACHER TARGETS EPOCHS BATCHES CACHE FRAMES HTML WORST BOX CHECKPOINT FILES JOBS VIDEO REPAIR
 override GIVEN := $(sort $(INPUTS) $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 $(foreach name,$(filter-out INPUTS GIVEN,$(GIVEN)),$(if $(findstring undefined,$(origin $(name))),,$(eval override $(name) := $$(value $(name)))))
 
@@ -41,6 +42,8 @@ $(foreach name,VENV CONSTRAINTS,$(if $(word 2,$($(name))),$(error $(name): expec
 override BIN := "$$VENV"/bin
 override PY := $(BIN)/python
 override TEACHONCE := $(BIN)/teachonce
+override CHECKPOINTS = $(if $(CHECKPOINT),if [ -f "$$CHECKPOINT" ] || [ -f "$${CHECKPOINT$(hash)*=}" ]; then checkpoints=(--checkpoint "$$CHECKPOINT"); \
+  else checkpoints=($$(printf -- '--checkpoint %s ' $$CHECKPOINT)); fi;)
 override LAUNCH := $(if $(filter-out 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per-node "$$GPUS" --no-python $(TEACHONCE),$(TEACHONCE))
 
 .PHONY: help setup demo demo-eval demo-teacher cache train study eval track test lowest lint bench torture tensorboard verify view check clean
@@ -90,12 +93,12 @@ study: setup ## SETTINGS="gt ts atom_cfkd" [SEEDS="0 1 2"] [EPOCHS=n] [BATCHES=n
 	  --out reports/study $(if $(DATASET),dataset="$$DATASET") $$ARGS
 
 eval: setup ## CHECKPOINT="student.safetensors teacher=t.pth" DATASET=got10k|otb|lasot|uav123|trackingnet|demo|FOLDER [JOBS=n] [FILES=1]
-	$(TEACHONCE) tracking eval --dataset "$$DATASET"$(if $(DATASET),,$(error eval: expected DATASET=name of a data set, folder or video)) \
-	  $(if $(CHECKPOINT),$$(printf -- '--checkpoint %s ' $$CHECKPOINT)) $(if $(JOBS),--jobs "$$JOBS") $(if $(FILES),--files) $$ARGS
+	$(CHECKPOINTS) $(TEACHONCE) tracking eval --dataset "$$DATASET"$(if $(DATASET),,$(error eval: expected DATASET=name of a data set, folder or video)) \
+	  $(if $(CHECKPOINT),"$${checkpoints[@]}") $(if $(JOBS),--jobs "$$JOBS") $(if $(FILES),--files) $$ARGS
 
 track: setup ## CHECKPOINT=student.safetensors VIDEO=clip.mp4 [BOX=x,y,w,h]: boxes and a video with them, of a video, a folder or a camera
-	$(TEACHONCE) tracking track --video "$$VIDEO"$(if $(VIDEO),,$(error track: expected VIDEO=clip.mp4, a folder of images or the number of a camera)) \
-	  $(if $(CHECKPOINT),$$(printf -- '--checkpoint %s ' $$CHECKPOINT)) $(if $(BOX),"--box=$$BOX") $$ARGS
+	$(CHECKPOINTS) $(TEACHONCE) tracking track --video "$$VIDEO"$(if $(VIDEO),,$(error track: expected VIDEO=clip.mp4, a folder of images or the number of a camera)) \
+	  $(if $(CHECKPOINT),"$${checkpoints[@]}") $(if $(BOX),"--box=$$BOX") $$ARGS
 
 # counting covered lines costs little where Python has sys.monitoring (3.12); `make test COVERAGE=` leaves it out
 test: setup ## the tests, and how many lines of each room they run
@@ -119,9 +122,9 @@ torture: setup ## caches and runs damaged and killed at random (an hour; ARGS="-
 tensorboard: setup ## curves and pictures of all runs
 	$(BIN)/tensorboard --logdir "$$RUN_DIR"
 
-verify: setup ## CACHE=path: every checksum of a cache; REPAIR=1 [TEACHER=weights]: computes again what is damaged
+verify: setup ## CACHE=path: every checksum of a cache; FRAMES=1: cuts every pair again; REPAIR=1 [TEACHER=weights]: computes again what is damaged
 	$(TEACHONCE) cache verify "$$CACHE"$(if $(CACHE),,$(error verify: expected CACHE=path of a cache; make train and make cache print it)) \
-	  $(if $(REPAIR),--repair $(if $(TEACHER),--teacher "$$TEACHER"))
+	  $(if $(FRAMES),--frames) $(if $(REPAIR),--repair $(if $(TEACHER),--teacher "$$TEACHER")) $$ARGS
 
 view: setup ## CACHE=path: pairs as a picture; HTML=page.html: one page with the teacher's numbers and maps [WORST=n]
 	$(TEACHONCE) cache view "$$CACHE"$(if $(CACHE),,$(error view: expected CACHE=path of a cache)) $(if $(HTML),--html "$$HTML") $(if $(WORST),--worst "$$WORST") $$ARGS

@@ -63,7 +63,7 @@ def read_text(path: str) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Fault(path, content.count(b"\n", 0, error.start) + 1, "expected text, found other bytes; restore the file") from error
-    return text.replace("\r\n", "\n") if "\r" in text else text
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def require(path: Path, root: Path, what: str, remedy: str) -> None:

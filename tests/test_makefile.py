@@ -31,7 +31,7 @@ USES = {
     "track": ("VIDEO", "CHECKPOINT", "BOX", "ARGS"),
     "bench": ("ARGS",),
     "tensorboard": ("RUN_DIR",),
-    "verify": ("CACHE", "TEACHER"),
+    "verify": ("CACHE", "ARGS", "TEACHER"),
     "view": ("CACHE", "HTML", "WORST", "ARGS"),
     "check": ("DATASET", "ARGS"),
 }
@@ -103,7 +103,9 @@ def test_no_other_value_runs_anything_either(workplace, by):
     before = set(workplace.rglob("*"))
     others = {*names(), "BIN", "PY", "LAUNCH", "TEACHONCE", "GIVEN", "UNKNOWN", "comma", "hash"} - {"VENV", "CONSTRAINTS", "CACHE"}
     values = {"CACHE": "c"} | dict.fromkeys(others, ATTACK)
-    assert _make(workplace, "verify", values, by) == [["cache", "verify", "c", "--repair", "--teacher", ATTACK]]
+    assert _make(workplace, "verify", values, by) == [
+        ["cache", "verify", "c", "--frames", "--repair", "--teacher", ATTACK, *ATTACK.split()]
+    ]
     for name in ("VENV", "CONSTRAINTS"):
         for value in (ATTACK, "$(shell touch F)", "x: ; touch F #"):
             environment = os.environ | {"SEEN": str(workplace / "seen")} | ({name: value} if by == "environment" else {})
@@ -121,6 +123,19 @@ def test_several_processes_are_started_by_torchrun(workplace):
     assert command[-3:] == ["train.freeze=[backbone,head]", "losses.tracking={weight:", "1}"]
 
 
+@pytest.mark.parametrize("target", ["eval", "track"])
+def test_a_checkpoint_that_is_a_file_is_one_word_and_others_are_a_list(workplace, target):
+    (workplace / "my student.pth").touch()
+    for given, words in (
+        ("my student.pth", ["my student.pth"]),
+        ("it=my student.pth", ["it=my student.pth"]),
+        ("a.pth  b=my.pth", ["a.pth", "b=my.pth"]),
+    ):
+        (command,) = _make(workplace, target, NEEDED[target] | {"CHECKPOINT": given}, "command line")
+        assert command[4:] == [part for word in words for part in ("--checkpoint", word)]
+    (workplace / "my student.pth").unlink()
+
+
 def test_what_is_missing_is_said_before_anything_runs(workplace):
     for target, name in (("cache", "DATASET"), ("check", "DATASET"), ("verify", "CACHE"), ("view", "CACHE"), ("track", "VIDEO")):
         done = subprocess.run(["make", target], cwd=workplace, capture_output=True, text=True, timeout=60)
@@ -131,7 +146,7 @@ def test_recipes_name_variables_by_the_shell_and_all_of_them_are_inputs():
     recipes = "\n".join(line for line in TEXT.splitlines() if line.startswith("\t"))
     conditions = re.sub(r"\$\(if \$\(\w+\),", "", recipes)
     expanded = set(re.findall(r"\$\((\w+)\)", conditions))
-    assert expanded <= {"BIN", "PY", "TEACHONCE", "LAUNCH", "MAKE", "MAKEFILE_LIST", "VENV"}
+    assert expanded <= {"BIN", "PY", "TEACHONCE", "LAUNCH", "CHECKPOINTS", "MAKE", "MAKEFILE_LIST", "VENV"}
     assert set(re.findall(r"\$\$([A-Z_]+)", recipes)) | set(re.findall(r"\$\(if \$\((\w+)\),", recipes)) <= names()
-    of_setup = {"PYTHON", "VENV", "CONSTRAINTS", "EXTRAS", "CACHE_DIR", "GPUS", "COVERAGE", "FILES", "REPAIR"}
+    of_setup = {"PYTHON", "VENV", "CONSTRAINTS", "EXTRAS", "CACHE_DIR", "GPUS", "COVERAGE", "FILES", "FRAMES", "REPAIR"}
     assert {name for used in USES.values() for name in used} | of_setup >= names()

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import configs
 from cache import open_below
-from configs import Config, RequestError
-from configs.catalog import members
+from configs import Config, RequestError, catalog
 from models.files import is_safetensors, require_teacher
 from train.caches import open_caches, other_sizes, resolve_dataset
 from train.moves import refuse_other
@@ -55,7 +54,7 @@ def require_known(config: Config, split: str) -> None:
     cached = {cache.identity.get("dataset") for cache in open_below(config.cache_dir)[0]}
     for name, word in datasets_of(config, split).items():
         if name not in cached:
-            members(word, split)
+            catalog.members(word, split)
 
 
 def require_files(config: Config, begins: bool) -> None:

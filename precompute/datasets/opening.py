@@ -76,6 +76,8 @@ def _resolve(name: str, entry: Mapping[str, Any], split: str) -> tuple[dict[str,
     known = (*_COMMON, *layout.options, *(("layout",) if own else ()))
     for key in options:
         _expect(name, "an option", key, known)
+    if not isinstance(skip := options.get("skip_faulty", False), bool):
+        raise RequestError(f"dataset {name}: expected skip_faulty to be true or false, found {skip!r:.60}; mend its entry")
     if not options.get("root") or not Path(str(options["root"])).expanduser().is_dir():
         raise RequestError(
             f"dataset {name}: expected its root to be a folder, found none at '{options.get('root', '')}'; set root in its entry"

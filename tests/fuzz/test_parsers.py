@@ -11,6 +11,7 @@ import os
 import pickle
 import resource
 import struct
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -29,11 +30,15 @@ from hypothesis import strategies as st
 import configs
 import precompute.__main__
 import train.__main__
+from cache import Array, Cache, PairSetSpec
+from cache.export import export
+from cache.inspect import cache_info
+from cache.verify import verify
 from configs.catalog import dataset_entry, members
 from configs.errors import TeachOnceError
 from models.checkpoint import read_state
 from models.contents import contents_lines, file_contents
-from pairs.frames import read_frame
+from pairs.frames import frame_digest, read_frame, video_frames
 from precompute.datasets import open_entry
 from tests.fuzz.strategies import almost
 from train.reports.run_folder import read_run
@@ -123,6 +128,37 @@ def _image(suffix: str) -> bytes:
     return cv2.imencode(suffix, np.arange(3 * 16 * 24, dtype=np.uint8).reshape(16, 24, 3))[1].tobytes()
 
 
+def _film(suffix: str, code: str) -> bytes:
+    """A video of six frames."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/v{suffix}"
+        writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*code), 25, (48, 32))
+        for number in range(6):
+            writer.write(np.full((32, 48, 3), 40 * number, np.uint8))
+        writer.release()
+        return Path(path).read_bytes()
+
+
+def _copy() -> bytes:
+    """A cache of four pairs as one file."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = PairSetSpec({"dataset": "x", "split": "train"}, 4, (Array("ref_box", (4,), "float32", "box"),), 5000, 4, 2)
+        made = Cache.create(Path(folder) / "c", spec)
+        made.pairs.write(0, {"ref_box": np.ones((4, 4))}, [(_image(".jpg"), _image(".jpg"))] * 4)
+        export(made, Path(folder) / "c.h5")
+        return (Path(folder) / "c.h5").read_bytes()
+
+
+def _copied(folder: Path) -> object:
+    made = Cache.open(folder / "copy.h5").check_before_use()
+    return cache_info(made), verify(made), made.pairs.read(0, 4), made.read_crops(0, 4)
+
+
+def _seen(folder: Path, name: str) -> object:
+    digests = [frame_digest(frame) for frame in video_frames(folder / name)]
+    return [read_frame(folder / name / str(number), digest) for number, digest in reversed([*enumerate(digests)][:3])]
+
+
 CATALOG = b"""mine: {kind: got10k, root: ROOT/got10k, train: {folder: train}, val: {split_file: s.txt}}
 films: {kind: trackingnet, root: ROOT/trackingnet, train: {sets: [0]}, val: {}, skip_faulty: true}
 mixed: {kind: mixture, train: [mine, films], val: [mine]}
@@ -182,6 +218,9 @@ PARSERS: dict[str, Parser] = {
     "pickle": Parser(almost(_data_pickle()), lambda folder, content: _of_file("weights", _contents)(folder, _zipped(content))),
     "safetensors": Parser(almost(safetensors.torch.save({"a": torch.ones(3)}, {"x": "y"})), _of_file("weights", _contents)),
     "image": Parser(almost(*map(_image, (".jpg", ".png", ".bmp", ".webp", ".tif", ".ppm"))), _of_file("i", lambda f: read_frame(f / "i"))),
+    "video": Parser(almost(_film(".mp4", "mp4v")), _of_file("v.mp4", lambda folder: _seen(folder, "v.mp4"))),
+    "other video": Parser(almost(_film(".avi", "MJPG")), _of_file("v.avi", lambda folder: _seen(folder, "v.avi"))),
+    "copy": Parser(almost(_copy()), _of_file("copy.h5", _copied)),
     "numbers of options": Parser(almost(b"0/4", b"1,2 3").map(os.fsdecode), _seeds),
 }
 
