@@ -19,6 +19,7 @@ import torch
 
 import configs
 import models
+import precompute.request
 import precompute.run
 import train.checkpoint
 from bench.torture.caches import tree
@@ -89,12 +90,12 @@ def _settle(shop: Workshop) -> None:
     """What every process of the workshop needs."""
     torch.set_num_threads(1)
     os.environ |= {"DEMO_ROOT": str(shop.folder / "video"), "TEACHONCE_INDEX": str(shop.folder / "index")}
-    precompute.run.PART, precompute.run.CHUNK = 8, 4
+    precompute.request.PART, precompute.request.CHUNK = 8, 4
 
 
 def fill(shop: Workshop, place: Path, targets: str = ALL) -> None:
     """`make cache`."""
-    precompute.run.make_caches(precompute.run.Request(shop.config(place), "demo", ("train", "val"), targets, device="cpu", threads=2))
+    precompute.run.make_caches(precompute.request.Request(shop.config(place), "demo", ("train", "val"), targets, device="cpu", threads=2))
 
 
 def copies(shop: Workshop, place: Path) -> None:

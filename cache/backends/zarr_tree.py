@@ -265,11 +265,11 @@ class ZarrTree:
 
 def _is_shard(key: str, arrays: Mapping[str, Placed]) -> bool:
     """Whether a part of one of these arrays would lie there."""
-    path, _, chunk = key.partition("/c/")
-    placed, number = arrays.get(path), chunk.split("/")[0]
-    if placed is None or not re.fullmatch("[0-9]{1,18}", number) or int(number) >= placed.grid.parts:
+    path, _, chunk = key.rpartition("/")
+    placed, number = arrays.get(path), re.fullmatch(r"c\.([0-9]{1,18})(\.0)*", chunk)
+    if placed is None or number is None or int(number[1]) >= placed.grid.parts:
         return False
-    return key == shard_key(placed, int(number))
+    return key == shard_key(placed, int(number[1]))
 
 
 class TreePart:
