@@ -16,7 +16,6 @@ Grey and blur are conditional: DALI runs them on the images that ask for them on
 from __future__ import annotations
 
 import re
-from collections import deque
 from typing import Any
 
 import cv2
@@ -32,10 +31,6 @@ from pairs.decode.decoder import GREY, MEAN, STD, Crops, Decoder, DecoderOptions
 HARDWARE = 0.0
 """Share of a batch that the JPEG unit of a GPU decodes, where it has one. None: on an H100 the unit's pixels were not those of the cores,
 so that an image would depend on its place in the batch, and a run on which GPU it had."""
-
-
-UNREAD = 4
-"""Batches that a GPU may be behind whoever queues its work; then that one waits."""
 
 
 @pipeline_def(enable_conditionals=True)
@@ -78,9 +73,6 @@ class DaliDecoder(Decoder[Any]):
         self._gpu = options.device.type == "cuda"
         self.name = "dali-gpu" if self._gpu else "dali-cpu"
         self._pipes: list[Any] = []
-        # DALI takes memory back as soon as its tensor is gone here, whatever a stream still has to read of it
-        self._given: list[torch.Tensor] = []
-        self._unread: deque[tuple[torch.cuda.Event, list[torch.Tensor]]] = deque()
         (ref, test), batch = options.sizes, options.batch
         # (images, S) of each pipeline: all 2B images where both have one size, else refs and tests apart
         self._groups = [(slice(0, 2 * batch), ref)] if ref == test else [(slice(0, batch), ref), (slice(batch, 2 * batch), test)]
@@ -128,21 +120,8 @@ class DaliDecoder(Decoder[Any]):
             pipe.schedule_run()
         return jpegs
 
-    def _retire(self) -> None:
-        """Lets go of batches that have been read: what reads the last one is queued by now, since the next one is asked for."""
-        if self._given:
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(self.options.device))
-            self._unread.append((event, self._given))
-            self._given = []
-        while self._unread and (len(self._unread) > UNREAD or self._unread[0][0].query()):
-            self._unread[0][0].synchronize()
-            self._unread.popleft()
-
     def _finish(self, work: list[np.ndarray]) -> Images:
         tensors = []
-        if self._gpu:
-            self._retire()
         for pipe, (images, size) in zip(self._pipes, self._groups, strict=True):
             try:
                 output = pipe.share_outputs(cuda_stream=torch.cuda.current_stream(self.options.device) if self._gpu else None)[0]
@@ -154,8 +133,6 @@ class DaliDecoder(Decoder[Any]):
                     raise self.broken(number, f"{shape[2]} x {shape[1]}")
             # no copy: that executor gives every batch memory of its own, which the tensor keeps alive
             tensors.append(torch.from_dlpack(output.as_tensor()).to(self.options.device))
-        if self._gpu:
-            self._given = list(tensors)
         ref, test = (images for tensor in tensors for images in tensor.split(self.options.batch))
         return ref, test
 
@@ -186,7 +163,4 @@ class DaliDecoder(Decoder[Any]):
 
     def close(self) -> None:
         super().close()
-        if self._given or self._unread:
-            torch.cuda.synchronize(self.options.device)
-        self._given, self._pipes = [], []
-        self._unread.clear()
+        self._pipes = []
