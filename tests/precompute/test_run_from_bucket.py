@@ -11,7 +11,7 @@ import torch
 import cache.__main__
 import models
 import precompute.__main__
-import precompute.run
+import precompute.request
 import train.__main__
 from cache.address import Address
 from cache.backends import open_place
@@ -39,7 +39,7 @@ def place(tmp_path, monkeypatch, write_got10k) -> None:
     """A small data set, and parts of 8 pairs."""
     torch.set_num_threads(1)
     for name, value in (("PART", 8), ("CHUNK", 4)):
-        monkeypatch.setattr(precompute.run, name, value)
+        monkeypatch.setattr(precompute.request, name, value)
     monkeypatch.setenv("GOT10K_ROOT", str(tmp_path / "got10k"))
     monkeypatch.setenv("RUN_DIR", str(tmp_path / "runs"))
     for split in ("train", "val"):
