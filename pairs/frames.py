@@ -103,9 +103,12 @@ class _Video:
         # one thread a video: several are read at a time
         self._capture, self.next = cv2.VideoCapture(self.path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1]), 0
         width, height = (self._capture.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-        if not self._capture.isOpened() or width * height > MOST_PIXELS:
-            found = f"frames of {width:.0f} x {height:.0f}" if self._capture.isOpened() else "another file"
-            raise FrameError(f"expected a video of at most {MOST_PIXELS:,} pixels a frame, found {found} at {self.path}; restore the file")
+        if not self._capture.isOpened():
+            found = "a file that FFmpeg cannot open" if Path(self.path).stat().st_size else "an empty file"
+            raise FrameError(f"expected a video, found {found} at {self.path}; restore the file")
+        if width * height > MOST_PIXELS:
+            found = f"{width:.0f} x {height:.0f}"
+            raise FrameError(f"expected a video of at most {MOST_PIXELS:,} pixels a frame, found {found} in {self.path}; make it smaller")
 
     def ahead(self, number: int) -> np.ndarray | None:
         """Frame `number` by decoding on, None where that is not possible."""

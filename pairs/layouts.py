@@ -117,6 +117,8 @@ def trackingnet_test(root: Path, split: str, options: Options) -> list[Located]:
     return [Located(name, f"TEST/frames/{name}", f"TEST/anno/{name}.txt") for name in names]
 
 
+EVALUATED_ONLY = ("otb", "uav123")
+"""Kinds of whose sequences none is trained on."""
 OTB_STARTS = {"David": 299}
 """OTB: the first frame (from 0) that the boxes belong to, where it is not the first of the folder."""
 UAV123_STARTS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,8 @@ from precompute.environment import environment
 _LOOKED_AT = 256  # sequences a split whose first frame is read
 _WARNINGS = {
     "faulty_frames": "frames with a faulty label; they count as invisible",
+    "negative": "frames with a box of negative width or height; they count as invisible: boxes are x,y,w,h",
+    "outside": "frames with a box that lies outside its frame; boxes are x,y,w,h in pixels: compare them with the frames",
     "subpixel": "frames with a box below one pixel; they count as invisible",
     "corners": "frames with a box that leaves its frame as one of x1,y1,x2,y2 does; boxes are x,y,w,h: convert them",
 }
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str], prog: str = "python -m precompute check") -> 
             # the other data sets are looked at all the same
             except RequestError as error:
                 refused = True
-                problem = Problem("configs/datasets.yaml", 0, str(error))
+                problem = Problem(os.environ.get("DATASETS") or "configs/datasets.yaml", 0, str(error))
                 reports.append({"dataset": name, "split": split, "problems": [problem._asdict()]})
     machine = environment(config.cache_dir)
     if options.json:
@@ -84,6 +87,7 @@ def look(name: str, entry: dict[str, Any], split: str, pairs: PairsConfig, decod
         # of no use without a sequence; where a list is missing, that is said already
         if dataset.sequences or not problems:
             problems.append(Problem(dataset.root, 0, str(error)))
+    leaving, outside = misplaced(dataset)
     if decode:
         problems += _unreadable(dataset, decode, shown)
     return {
@@ -98,7 +102,9 @@ def look(name: str, entry: dict[str, Any], split: str, pairs: PairsConfig, decod
         "visible": int(dataset.visible.sum()),
         "faulty_frames": len(dataset.faulty_frames),
         "subpixel": int(((dataset.boxes[:, 2:] > 0).all(axis=1) & ~real(dataset.boxes)).sum()),
-        "corners": corners(dataset),
+        "negative": int((dataset.boxes[:, 2:] < 0).any(axis=1).sum()),
+        "corners": leaving,
+        "outside": outside,
         "content_sha256": dataset.content_hash,
         "problems": [problem._asdict() for problem in problems],
     }
@@ -135,27 +141,25 @@ def _count(problems: Sequence[Problem]) -> str:
     return f"  {len(problems):,} problem{'' if len(problems) == 1 else 's'}"
 
 
-def corners(dataset: Dataset) -> int:
-    """Frames whose boxes look like x1,y1,x2,y2 read as x,y,w,h, counted in up to `_LOOKED_AT` sequences, spread evenly.
+def misplaced(dataset: Dataset) -> tuple[int, int]:
+    """Frames whose boxes look like x1,y1,x2,y2 read as x,y,w,h, and frames whose boxes lie outside them, in up to `_LOOKED_AT` sequences.
 
-    Such a box leaves its frame though its second pair of numbers is a point in it, right of and below the first. Boxes of targets at the
-    border do so too, so a sequence counts where more than half of its visible frames are such. The first frame gives the size.
+    A box of the first kind leaves its frame though its second pair of numbers is a point in it, right of and below the first. Boxes of
+    targets at the border do so too, so a sequence counts where more than half of its visible frames are such. The first frame gives the
+    size.
     """
-    count = 0
+    leaving = outside = 0
     for sequence in np.unique(np.linspace(0, len(dataset.sequences) - 1, min(_LOOKED_AT, len(dataset.sequences))).astype(int)).tolist():
         rows = slice(dataset.offsets[sequence], dataset.offsets[sequence + 1])
         x, y, w, h = dataset.boxes[rows][dataset.visible[rows]].T
-        ordered = (w > x) & (h > y)
-        # most sequences are out without a look at a frame
-        if 2 * ordered.sum() <= len(x):
-            continue
         try:
             height, width = dataset.files.load(sequence, 0).shape[:2]
         except FrameError:
             continue
-        leaving = ordered & (w <= width) & (h <= height) & ((x + w > width + 1) | (y + h > height + 1))
-        count += int(leaving.sum()) if 2 * leaving.sum() > len(x) else 0
-    return count
+        of_corners = (w > x) & (h > y) & (w <= width) & (h <= height) & ((x + w > width + 1) | (y + h > height + 1))
+        leaving += int(of_corners.sum()) if 2 * of_corners.sum() > len(x) else 0
+        outside += int(((x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0)).sum())
+    return leaving, outside
 
 
 def _unreadable(dataset: Dataset, decode: int, shown: bool) -> list[Problem]:

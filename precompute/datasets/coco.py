@@ -65,6 +65,8 @@ def _scan(root: Path, file: Path, folder: Path, outlines: bool, sizes: bool) -> 
                 width, height = (item[side] if sizes else 0 for side in ("width", "height"))
                 if sizes and not (type(width) is type(height) is int and 0 < width <= FARTHEST and 0 < height <= FARTHEST):
                     raise ValueError(f"width {width!r:.20} and height {height!r:.20}")
+                if item["id"] in images:
+                    raise ValueError(f"id {item['id']!r:.20} of another image")
                 images[item["id"]] = str(item["file_name"]), width, height
             elif not item.get("iscrowd") and (box := _box(item["bbox"])) is not None:
                 hash(item["image_id"])  # a list is no id

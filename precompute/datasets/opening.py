@@ -17,6 +17,7 @@ import numpy as np
 
 from configs.errors import RequestError, nearest
 from configs.files import fingerprint
+from pairs import layouts
 from pairs.annotation import Fault, sequences_named
 from pairs.layouts import Options
 from precompute.datasets.dataset import Dataset, FileSource
@@ -64,6 +65,8 @@ def open_entry(name: str, entry: Mapping[str, Any], split: str, *, fresh: bool =
 
 def _resolve(name: str, entry: Mapping[str, Any], split: str) -> tuple[dict[str, Any], Kind]:
     """The options of one split, each key checked, and the kind whose files they describe: its own, or what its option `layout` names."""
+    if entry.get("kind") in layouts.EVALUATED_ONLY:
+        raise RequestError(f"dataset {name}: expected data to train on, found {entry['kind']}, to evaluate on; make eval DATASET={name}")
     _expect(name, "kind to be one", entry.get("kind"), tuple(KINDS))
     if split not in ("train", "val") or split not in entry:
         splits = " and ".join(key for key in ("train", "val") if key in entry) or "none"

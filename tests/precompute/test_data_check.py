@@ -86,6 +86,18 @@ def test_boxes_below_a_pixel_and_boxes_of_corners_are_counted(root, capsys):
         assert ("warning: 15 frames with a box that leaves its frame as one of x1,y1,x2,y2 does" in out) == bool(leaving)
 
 
+def test_boxes_outside_their_frame_and_of_negative_sides_are_counted(root, capsys):
+    truth = root / "val" / "GOT-10k_Val_000001" / "groundtruth.txt"
+    truth.write_text("\n".join(["16,1,4,4", "1,99,4,4", "-5,1,5,4", "15,15,9,9", "1,1,-4,4", "4,4,2,-1"] + ["1,1,4,4"] * 14))
+    assert check.main(["got10k", "--split", "val", "--json"]) == 0
+    (report,) = json.loads(capsys.readouterr().out)["data"]
+    assert (report["outside"], report["negative"], report["corners"], report["visible"]) == (3, 2, 0, 18)
+    check.main(["got10k", "--split", "val"])
+    out = capsys.readouterr().out
+    assert "warning: 3 frames with a box that lies outside its frame" in out
+    assert "warning: 2 frames with a box of negative width or height" in out
+
+
 def test_what_is_usable_follows_the_setting(root, capsys):
     assert check.main(["got10k", "--split", "val", "pairs.min_frames=21"]) == 1
     assert "expected a sequence of at least 21 frames, 5 visible, found none among 1" in capsys.readouterr().out

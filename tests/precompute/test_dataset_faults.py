@@ -135,6 +135,8 @@ def test_an_entry_that_is_wrong_is_refused_by_name(tmp_path, write_got10k):
     good = _entry(tmp_path)
     for entry, split, message in (
         ({**good, "kind": "got1k"}, "train", r"expected kind to be one of got10k, .*found 'got1k' \(nearest: 'got10k'\)"),
+        ({**good, "kind": "otb"}, "train", r"mine: expected data to train on, found otb, to evaluate on; make eval DATASET=mine"),
+        ({**good, "skip_faulty": "no"}, "train", r"expected skip_faulty to be true or false, found 'no'"),
         (good, "val", r"expected a split 'val', found train"),
         (_entry(tmp_path, floder="x"), "train", r"expected an option of .*found 'floder' \(nearest: 'folder'\)"),
         (_entry(tmp_path / "no"), "train", r"expected its root to be a folder, found none at '.*no'"),
@@ -214,6 +216,26 @@ def test_usable_needs_length_and_visible_frames(tmp_path, write_got10k, mode, se
     else:
         with pytest.raises(RequestError, match=r"expected a sequence of at least 20 frames, 5 visible, found none among 2"):
             data.usable(PairsConfig(mode=mode))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("between", [",", "\t", ";", "  ", ", "])
+def test_every_form_of_a_text_file_gives_the_same_boxes(tmp_path, write_got10k, end, between):
+    folder = write_got10k(tmp_path, [3])
+    rows = [[1.5, 2.0, 30.0, 4.0], [2.0, 3.0, 30.0, 5.0], [3.0, 4.0, 30.0, 6.0]]
+    text = end.join(between.join(map(str, row)) for row in rows) + end
+    (folder / FIRST / "groundtruth.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (folder / "list.txt").write_bytes(b"\xef\xbb\xbf" + FIRST.encode() + end.encode())
+    assert open_entry("mine", _entry(tmp_path), "train", fresh=True).boxes.tolist() == rows
+
+
+def test_two_coco_images_of_one_id_are_a_fault(tmp_path, write_coco):
+    write_coco(tmp_path, {1: ("a.jpg", 8, 8)}, [{"id": 1, "image_id": 1, "iscrowd": 0, "bbox": [0, 0, 5, 5]}])
+    file = tmp_path / "annotations" / "instances_train2014.json"
+    tree = json.loads(file.read_text())
+    file.write_text(json.dumps({**tree, "images": [*tree["images"], {**tree["images"][0], "file_name": "b.jpg"}]}))
+    with pytest.raises(RequestError, match=r"image 1: expected COCO's fields, found id 1 of another image"):
+        open_entry("mine", {"kind": "coco", "root": str(tmp_path), "train": {}}, "train")
 
 
 def test_coco_faults(tmp_path, write_coco):

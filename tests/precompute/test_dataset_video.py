@@ -137,7 +137,11 @@ def test_faults_of_videos_are_said(entry, tmp_path, monkeypatch, capsys):
     for change, message in (
         (lambda: (tmp_path / "b9.txt").unlink(), r"/b9.txt: expected this file, found none"),
         (lambda: (tmp_path / "b9.txt").write_text("1,2,3,4\n" * 39), r"/b9.txt:40: expected a line for each of the 40 frames, found 39"),
-        (lambda: (path.unlink(), path.write_bytes(b"x" * 5000)), r"/b9.mp4: expected a video .*, found another file at .*/b9.mp4"),
+        (
+            lambda: (path.unlink(), path.write_bytes(b"x" * 5000)),
+            r"/b9.mp4: expected a video, found a file that FFmpeg cannot open at",
+        ),
+        (lambda: path.write_bytes(b""), r"/b9.mp4: expected a video, found an empty file at .*/b9.mp4"),
         (lambda: (path.unlink(), os.mkfifo(path)), r"/b9.mp4: expected a video, found none at .* \(a pipe or a device\)"),
         (lambda: os.link(tmp_path / "b10.mp4", tmp_path / "b10.MOV"), r"/b10.mp4: expected one video for b10.txt, found b10.MOV too"),
     ):
