@@ -17,11 +17,25 @@ from tracking.memory import Memory
 from tracking.optimiser import Regularisation, Samples, correlate, fit_both, fit_filter
 from tracking.response import gaussian_labels, hann_window, upsampling
 
+LEAST_SIGMA = 0.75
+"""Cells. Narrower: even a perfect response peaks at a half between the cells."""
+
 
 def label_sigma(config: TrackingConfig, share: float) -> float:
     """Sigma in cells of a label that is `share` sides of the target wide."""
     stride = STRIDES[config.classifier.layer]
     return max(share * config.classifier_size / config.classifier_factor / stride, config.classifier.label_cells)
+
+
+def narrow_label(config: TrackingConfig) -> str | None:
+    """What to know of labels so narrow that they fall between the cells; None where they do not."""
+    cells = min(label_sigma(config, share) for share in config.classifier.label_sigmas)
+    if cells >= LEAST_SIGMA:
+        return None
+    return (
+        f"the classifier's label has a sigma of {cells:.2f} cells: below {LEAST_SIGMA} a target between two cells looks like a lost one;"
+        " raise tracking.classifier.label_cells or tracking.classifier.label_sigmas, or take a layer of smaller stride"
+    )
 
 
 def normalised(features: Tensor) -> Tensor:

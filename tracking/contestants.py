@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from configs.tracking import VARIANTS, TrackingConfig, variant_of
 from models.checkpoint import guess_architecture, read_state
 from models.deploy import read_deployed
 from tracking import baselines
+from tracking.classifier import narrow_label
 from tracking.one_pass import Tracker
 from tracking.online import build_tracker
 from tracking.refining import RefinementOnly
@@ -112,7 +114,10 @@ def of_checkpoint(text: str, setting: str | None, overrides: Sequence[str]) -> C
     if not name:
         name = path.stem if path.stem not in ("student", "second_student") else f"{path.parent.parent.name}-{path.parent.name}"
         name = re.sub(r"[^A-Za-z0-9_.+=-]", "_", name)
-    return Contestant(name, "checkpoint", path, tracking_config(path, setting, overrides))
+    config = tracking_config(path, setting, overrides)
+    if known := narrow_label(config):
+        print(f"note: {name}: {known}", file=sys.stderr)
+    return Contestant(name, "checkpoint", path, config)
 
 
 def tracking_config(checkpoint: Path, setting: str | None, overrides: Sequence[str]) -> TrackingConfig:

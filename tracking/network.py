@@ -46,7 +46,8 @@ class TorchNetwork:
 
     def __init__(self, checkpoint: Path, device: torch.device) -> None:
         self.tracker, _ = load_tracker(checkpoint)
-        self.tracker.requires_grad_(False).to(device)
+        # images come with their channels last, and weights would be put so in every frame
+        self.tracker.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self.ascent = Ascent(self.tracker.bb_regressor) if self.tracker.numbers == 1 else None
         self.architecture, self.device = self.tracker.architecture, device
         self.mean, self.scale = (torch.from_numpy(row).to(device)[:, None, None] for row in (MEAN * 255, 1 / (STD * 255)))

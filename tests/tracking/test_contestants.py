@@ -172,3 +172,15 @@ def test_wrong_requests_write_nothing(weights, demo_video, tmp_path, monkeypatch
     (line,) = capsys.readouterr().err.splitlines()
     assert found in line
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_fall_between_the_cells_are_told_of(weights, capsys):
+    # a target of 96 / 4 pixels has 1.5 cells of layer3, its label a quarter of them
+    of_checkpoint(f"a={weights}", None, [])
+    of_checkpoint(f"b={weights}", None, ["tracking.classifier.label_cells=0.3"])
+    of_checkpoint(f"c={weights}", None, ["tracking.classifier.label_cells=0.3", "tracking.classifier.layer=layer1"])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(
+        "note: b: the classifier's label has a sigma of 0.38 cells: below 0.75 a target between two cells looks like"
+    )

@@ -142,3 +142,15 @@ def test_one_onnx_file_tracks_as_its_checkpoint(tmp_path: Path):
         OnnxNetwork(tmp_path / "junk.onnx", CPU)
     with pytest.raises(RequestError, match="int8: expected crops"):
         deploy(network, tmp_path / "q.onnx", 64, "int8")
+
+
+def test_a_box_network_in_one_onnx_file_tracks_as_its_checkpoint(tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    models.save_weights(models.build("drnet_mobilenetsmall"), tmp_path / "d.safetensors")
+    network, _ = load_tracker(tmp_path / "d.safetensors")
+    deploy(network, tmp_path / "d.onnx", 64)
+    section = TrackingConfig.model_validate(SMALL | {"variant": "drnet"})
+    expected, found = (np.array(follow(build_tracker(tmp_path / name, section, CPU), 3)[0]) for name in ("d.safetensors", "d.onnx"))
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    assert not np.allclose(expected, BOX, atol=1)
