@@ -31,7 +31,6 @@ from train.halt import Halt
 from train.log import RunLog
 from train.loop import Meter, PhaseLoop, Setup
 from train.run import feeds_of, prepare, students_of, teacher_of
-from train.students import uses_bfloat16
 
 KINDS = ("student", "losses", "cached", "online", "public", "feed")
 LOGGED = 20
@@ -95,7 +94,7 @@ def student_alone(ground: Ground) -> Callable[[], object]:
 
     def step() -> None:
         student.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(config.train, device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
             prediction = student(ref, test, batch.boxes.ref_box, batch.boxes.proposals).prediction
         prediction.square().mean().backward()
 

@@ -252,9 +252,7 @@ class TrainConfig(Section):
     feed: Literal["auto", "dali", "torch"] = Field("auto", description="auto: DALI where it is installed")
     feed_threads: Few | None = Field(None, description="decoder threads; null: all processors this process may use")
     shuffle_window: Few = Field(16, description="chunks of the cache that are shuffled together")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="bfloat16: autocast of the student (losses stay float32); auto: bfloat16 on a GPU that has it, else float32"
-    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast of the student (losses stay float32)")
     channels_last: bool = Field(True, description="memory format of images and convolutions; false: contiguous")
     tf32: bool = Field(True, description="float32 convolutions of a GPU in TF32 (10 bits of mantissa); losses never are")
     compile: bool | Literal["auto"] = Field(

@@ -32,7 +32,7 @@ from train.inputs import Inputs
 from train.log import RunLog
 from train.plan import Origin, Plan
 from train.reports.pictures import draw
-from train.students import Step, Students, leaves_some_unused, parameter_groups, uses_bfloat16
+from train.students import Step, Students, leaves_some_unused, parameter_groups
 
 
 @dataclass
@@ -121,7 +121,7 @@ class PhaseLoop:
         self.objective = setup.objectives[number].to(self.device)
         self.optimizer = Adam(parameter_groups(students, self.objective, self.config), fused=True)
         self.scheduler = StepLR(self.optimizer, self.config.train.lr_step, self.config.train.gamma)
-        self.step = Step(students, self.objective, uses_bfloat16(self.config.train, self.device), self.device)
+        self.step = Step(students, self.objective, self.config.train.precision == "bfloat16", self.device)
         self.model: nn.Module = self.step
         if setup.compiles:
             # validation goes on with the step itself: its last batch is shorter, and each other shape would be compiled anew

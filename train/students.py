@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 import models
 from configs import Config, PhaseConfig
-from configs.schema import TrainConfig
 from kdlosses import Objective
 from models import Outputs
 from pairs.batch import Boxes
@@ -54,13 +53,6 @@ class Step(nn.Module):
             outputs = self.students(ref, test, boxes, self.layers)
         terms = self.objective(outputs, targets, boxes, epoch)
         return terms, tuple(output.prediction.detach().float() for output in outputs)
-
-
-def uses_bfloat16(config: TrainConfig, device: torch.device) -> bool:
-    """Whether students compute in bfloat16 (train.precision); auto: on a GPU that multiplies in it."""
-    if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return config.precision == "bfloat16"
 
 
 def build_students(config: Config, anew: bool = True) -> tuple[Students, list[str]]:
