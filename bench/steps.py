@@ -112,7 +112,13 @@ def recorded(step: Callable[[], object]) -> Callable[[], object]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         step()
-    return graph.replay
+
+    def again() -> object:
+        # a graph knows addresses alone, and writes there (BatchNorm's statistics): what lies there lives as long as `step` does
+        graph.replay()
+        return step
+
+    return again
 
 
 def losses_alone(ground: Ground) -> Callable[[], object]:
