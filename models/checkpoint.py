@@ -23,9 +23,12 @@ from models.files import is_safetensors
 from models.safe_pickle import Contents, LazyTensor, computable, damaged, read_pickled, unknown_type
 from models.tracker import ARCHITECTURES, PARTS, Tracker, blueprint
 
-STATE_KEYS = ("net", "state_dict", "model", "model_state_dict", "network", "params", "ema", "model_ema", "ema_state_dict", "params_ema")
+STATE_KEYS = (
+    *("net", "state_dict", "model", "model_state_dict", "network", "params", "module", "weights", "student", "checkpoint"),
+    *("ema", "model_ema", "ema_state_dict", "params_ema"),
+)
 """Where parameters lie in a file, or one deeper ({"model": {"state_dict": ...}}), the first one found wins: averages (EMA) come last."""
-WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "student.", "tracker.")
 SEAL = "teachonce_sha256"
 """Metadata of a file that this module wrote: SHA-256 (hex) of its parameters and its other metadata."""
 WHERE = ("key", "other_keys", "prefix")
@@ -135,7 +138,7 @@ def load_state(tracker: Tracker, state: Mapping[str, Tensor], source: str, parts
 
     float16 and bfloat16 are cast to the tracker's float32. Those of torchvision's own network are taken for the backbone. Stages that are
     never run and BatchNorm's counters may be absent.
-    RequestError listing what is missing, extra, misshapen or not finite; then the tracker is unchanged.
+    RequestError listing what is missing, extra, misshapen, of no floating point or not finite; then the tracker is unchanged.
     """
     for part in parts:
         tracker.part(part)
@@ -153,6 +156,11 @@ def load_state(tracker: Tracker, state: Mapping[str, Tensor], source: str, parts
         raise RequestError(f"expected {tracker.architecture}'s parameters, found in {source}: {', '.join(faults)}; {_advice(state)}")
     given = [name for name in own if name in state and name.startswith(_prefixes(parts))]
     for name in given:
+        if own[name].is_floating_point() and not state[name].is_floating_point():
+            kind = str(state[name].dtype).removeprefix("torch.")
+            raise RequestError(
+                f"expected parameters of floating point, found {name} of {source} in {kind}; use the checkpoint it is made from"
+            )
         if not torch.isfinite(state[name]).all():
             raise RequestError(f"expected finite parameters, found {name} of {source} with NaN or inf; use another checkpoint")
     with torch.no_grad():

@@ -31,6 +31,7 @@ import models
 from configs.cli import run
 from configs.errors import RequestError
 from models.__main__ import main
+from models.checkpoint import STATE_KEYS
 from models.convert import load_tracker
 
 FORMS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -55,10 +56,7 @@ def with_pickle(path: Path, change: Callable[[bytes], bytes]) -> Path:
 @pytest.mark.parametrize(
     ("key", "wrap"),
     [
-        *(
-            (key, lambda s, key=key: {"epoch": 3, key: s})
-            for key in ("model_state_dict", "network", "ema", "params", "net", "state_dict", "model")
-        ),
+        *((key, lambda s, key=key: {"epoch": 3, key: s}) for key in STATE_KEYS),
         ("model.state_dict", lambda s: {"model": {"state_dict": s, "step": 4}}),
         ("ema.model", lambda s: {"ema": {"decay": 0.99, "model": s}}),
     ],

@@ -23,6 +23,7 @@ from torch import nn
 
 import models
 from configs.errors import RequestError
+from models.checkpoint import WRAPPERS
 from models.safe_pickle import InertUnpickler
 
 TINY = "atom_resnet18tiny"
@@ -190,7 +191,7 @@ def test_a_bare_or_wrapped_state(tracker: models.Tracker, tmp_path: Path, zipped
     assert_equal(loaded, tracker)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", [*WRAPPERS, "module._orig_mod.", "student.net."])
 def test_prefixes_of_wrappers_are_taken_off(tracker: models.Tracker, tmp_path: Path, prefix: str) -> None:
     loaded = other()
     models.load_weights(loaded, save({prefix + name: t for name, t in tracker.state_dict().items()}, tmp_path / "w.pth"))

@@ -72,6 +72,18 @@ def test_parts(tracker: models.Tracker) -> None:
         load_state(loaded, tracker.state_dict(), "here", ("neck",))
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.bool])
+def test_parameters_of_no_floating_point_are_refused(tracker: models.Tracker, dtype: torch.dtype) -> None:
+    """Cast, a quantised file would be a network of zeros, and a complex one of half of its numbers."""
+    loaded = other()
+    before = {name: value.clone() for name, value in loaded.state_dict().items()}
+    state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tracker.state_dict().items()}
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(RequestError, match=rf"expected parameters of floating point, found .* of here in {kind}; use the checkpoint it is"):
+        load_state(loaded, state, "here")
+    assert all(torch.equal(value, before[name]) for name, value in loaded.state_dict().items())
+
+
 def test_numbers_that_are_not_finite(tracker: models.Tracker) -> None:
     state = tracker.state_dict() | {"bb_regressor.iou_predictor.bias": torch.tensor([float("nan")])}
     with pytest.raises(RequestError, match=r"expected finite parameters, found bb_regressor.iou_predictor.bias of here with NaN or inf"):
