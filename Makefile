@@ -46,7 +46,7 @@ override CHECKPOINTS = $(if $(CHECKPOINT),if [ -f "$$CHECKPOINT" ] || [ -f "$${C
   else checkpoints=($$(printf -- '--checkpoint %s ' $$CHECKPOINT)); fi;)
 override LAUNCH := $(if $(filter-out 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per-node "$$GPUS" --no-python $(TEACHONCE),$(TEACHONCE))
 
-.PHONY: help setup demo demo-eval demo-teacher cache train study eval track test lowest lint bench torture tensorboard verify view check clean
+.PHONY: help setup demo demo-eval demo-teacher cache train study eval track test lowest lint bench bench-guard torture tensorboard verify view check clean
 
 help: ## this list
 	@echo "TeachOnce: cache a tracking teacher once, train every student from the cache."
@@ -115,6 +115,10 @@ lint: setup ## ruff and mypy, tests included
 
 bench: setup ## measured speed beside its baselines (no test: it only prints)
 	$(TEACHONCE) bench $$ARGS
+
+bench-guard: setup ## what got slower since bench/reference.json was measured, by ratios within one run (minutes)
+	$(TEACHONCE) bench --compile off --warmup 12 --steps 36 --parts 2 --part-pairs 32 --only student losses cached online feed precompute --json reports/bench.json $$ARGS
+	$(TEACHONCE) bench guard reports/bench.json --reference bench/reference.json
 
 torture: setup ## caches and runs damaged and killed at random (an hour; ARGS="--bucket s3://... --log FILE --minutes 5" in slices)
 	$(PY) -m bench.torture $$ARGS

@@ -36,6 +36,7 @@ def measure(options: argparse.Namespace, machine: Sequence[str] = ()) -> None:
     for name, value in described["ratios"].items():
         print(f"{name}: {value['value']:.3f} ({value['least']:.3f} to {value['most']:.3f})")
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(options.json, json.dumps(described, indent=1) + "\n")
 
 

@@ -30,6 +30,7 @@ USES = {
     "eval": ("DATASET", "CHECKPOINT", "JOBS", "ARGS"),
     "track": ("VIDEO", "CHECKPOINT", "BOX", "ARGS"),
     "bench": ("ARGS",),
+    "bench-guard": ("ARGS",),
     "tensorboard": ("RUN_DIR",),
     "verify": ("CACHE", "ARGS", "TEACHER"),
     "view": ("CACHE", "HTML", "WORST", "ARGS"),
