@@ -83,26 +83,34 @@ def stages(options: argparse.Namespace, folder: Path) -> list[Stage]:
 def main(arguments: Sequence[str], prog: str = "python -m bench.torture") -> int:
     """Prints the table; 1 if anything was missed, lost or left, or if something is left to do."""
     options = parser(prog).parse_args(arguments)
-    began, left = time.monotonic(), False
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         log = options.log or folder / "log"
         log.touch()
-        for stage in stages(options, folder):
-            while (done := told(log)[stage.name])["tried"] < stage.wanted:
-                if left := time.monotonic() - began > options.minutes * 60:
-                    break
-                seed = options.seed + 1000 * done["steps"]
-                place = folder / f"{stage.name}{seed}"
-                place.mkdir()
-                counts = stage.step(place, seed)
-                shutil.rmtree(place)
-                with open(log, "a") as stream:
-                    stream.write(json.dumps({"name": stage.name, "seed": seed, **counts}) + "\n")
-        print("\n".join(table(stages(options, folder), told(log))))
+        everything = stages(options, folder)
+        while (left := lacking(everything, log)) and time.monotonic() - began < options.minutes * 60:
+            for stage in left:  # in turns, so that a slice has some of each
+                one_step(stage, folder, log, options.seed)
+        print("\n".join(table(everything, told(log))))
         if left:
             print(f"not all is done: the same command goes on (--log {log})", file=sys.stderr)
-        return int(left or any(faults(counts) for counts in told(log).values()))
+        return int(bool(left) or any(faults(counts) for counts in told(log).values()))
+
+
+def lacking(stages: Sequence[Stage], log: Path) -> list[Stage]:
+    """The stages of which the log has not enough."""
+    return [stage for stage in stages if told(log)[stage.name]["tried"] < stage.wanted]
+
+
+def one_step(stage: Stage, folder: Path, log: Path, seed: int) -> None:
+    """Does some of a stage and writes down what came of it."""
+    place, seed = folder / "step", seed + 1000 * told(log)[stage.name]["steps"]
+    place.mkdir()
+    counts = stage.step(place, seed)
+    shutil.rmtree(place)
+    with open(log, "a") as stream:
+        stream.write(json.dumps({"name": stage.name, "seed": seed, **counts}) + "\n")
 
 
 def told(log: Path) -> dict[str, Counter[str]]:
