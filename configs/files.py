@@ -27,18 +27,23 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
-    # made as every new file is, so that the umask says who may read it
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with durable_writer(temporary) as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
         temporary.replace(path)
         fsync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def durable_writer(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a new file (FileExistsError); on a clean exit it is durable, its name aside. The umask says who may read it."""
+    with open(path, "xb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

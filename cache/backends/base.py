@@ -32,7 +32,7 @@ class OtherNumbers(RunError):
     stored: whether these numbers are what lies there, so that it is the entry that is wrong.
     """
 
-    def __init__(self, message: str, stored: bool) -> None:
+    def __init__(self, message: str, stored: bool = False) -> None:
         super().__init__(message)
         self.stored = stored
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cache.owner import is_dead, owner
-from configs.files import fsync_folder
+from configs.files import durable_writer, fsync_folder
 
 Content = bytes | memoryview
 
@@ -226,10 +226,8 @@ def _untouched(folder: Path) -> bool:
 
 
 def _write(path: Path, content: Content) -> None:
-    with open(path, "xb") as stream:
+    with durable_writer(path) as stream:
         stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def fsync_tree(folder: Path) -> None:
