@@ -163,7 +163,9 @@ class ZarrTree:
     def entry(self, unit: str, part: int) -> dict[str, Any] | None:
         key = _entry_key(unit, part)
         if (text := self._found(key)) is None:
-            return None
+            if self.remote or self.place.size(key) is None:
+                return None
+            raise RunError(f"{self.path}/{key}: expected a ledger entry (JSON), found a folder; remove it and run `make cache`")
         return ledger_entry(text, entry_text, f"{self.path}/{key}", self.mend)
 
     def published(self, unit: str) -> set[int]:

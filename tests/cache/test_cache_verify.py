@@ -74,6 +74,16 @@ def test_a_damaged_part_is_named_and_mended(kit, tmp_path, damage, where, part, 
     assert kit.tree(path) == whole
 
 
+def test_a_folder_in_the_place_of_an_entry_is_named(kit, tmp_path):
+    path = tmp_path / "cache"
+    kit.fill(path)
+    (path / "ledger/pairs/00001.json").unlink()
+    (path / "ledger/pairs/00001.json").mkdir()
+    assert any("expected a ledger entry (JSON), found a folder" in fault.what for fault in verify(Cache.open(path)))
+    with pytest.raises(RunError, match="found a folder; remove it"):
+        Cache.open(path).pairs.read(8, 9)
+
+
 def test_every_byte_of_an_entry_counts_and_one_of_before_there_was_a_seal_is_sound(kit, tmp_path):
     path = tmp_path / "cache"
     kit.fill(path)
