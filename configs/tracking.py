@@ -84,6 +84,10 @@ class RefinementConfig(Section):
     steps: int = Field(5, ge=0, le=1000, description="steps of the ascent")
     step: float = Field(1.0, gt=0, le=1000, description="its length; 1 is the published one, for a target of 57.6 px, scaled to its side")
     top_k: Few = Field(3, description="the mean of as many boxes with the highest predicted IoU is the answer")
+    size_rate: Share = Field(
+        1.0,
+        description="share of the change of size, in its logarithm, that is taken each frame; below 1 a weak network's error grows slower",
+    )
     max_aspect: float = Field(6.0, gt=1, description="a more elongated box is left out")
 
 

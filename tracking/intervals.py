@@ -16,7 +16,7 @@ DRAWS = 2000
 
 
 class Interval(NamedTuple):
-    """A number and its 95 % interval."""
+    """A number and its 95 % interval; NaN of a single sequence, which says nothing of others."""
 
     value: float
     low: float
@@ -34,16 +34,17 @@ def draws(sequences: int, seed: int = 0) -> np.ndarray:
 
 def interval(rule: Rule, name: str, measures: dict[str, Curve], drawn: np.ndarray) -> Interval:
     """A number of one tracker."""
-    return _interval(rule.number(name, measures, np.ones(drawn.shape[1])), rule.number(name, measures, drawn))
+    return _interval(rule.number(name, measures, np.ones(drawn.shape[1])), rule.number(name, measures, drawn), drawn.shape[1])
 
 
 def difference(rule: Rule, name: str, one: dict[str, Curve], other: dict[str, Curve], drawn: np.ndarray) -> Interval:
     """A number of one tracker less that of the other, paired by sequence; both of the same sequences in one order."""
     every = np.ones(drawn.shape[1])
     value = rule.number(name, one, every) - rule.number(name, other, every)
-    return _interval(value, rule.number(name, one, drawn) - rule.number(name, other, drawn))
+    return _interval(value, rule.number(name, one, drawn) - rule.number(name, other, drawn), drawn.shape[1])
 
 
-def _interval(value: np.ndarray, drawn: np.ndarray) -> Interval:
-    low, high = np.nanpercentile(drawn, (2.5, 97.5)) if np.isfinite(drawn).any() else (np.nan, np.nan)
+def _interval(value: np.ndarray, drawn: np.ndarray, sequences: int) -> Interval:
+    known = sequences > 1 and np.isfinite(drawn).any()
+    low, high = np.nanpercentile(drawn, (2.5, 97.5)) if known else (np.nan, np.nan)
     return Interval(float(value), float(low), float(high))

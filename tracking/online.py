@@ -126,8 +126,10 @@ class OnlineTracker:
             found = self.network.direct(self.vectors, features, begin[None])[0]
         else:
             found = self._climbed(features, begin)
-        usable = np.isfinite(found).all() and (found[2:] > 0).all()
-        return self._kept_inside(image, patch.to_frame(found)) if usable else start
+        if not (np.isfinite(found).all() and (found[2:] > 0).all()):
+            return start
+        sides = begin[2:] * (found[2:] / begin[2:]) ** self.config.refinement.size_rate
+        return self._kept_inside(image, patch.to_frame(np.concatenate([found[:2] + (found[2:] - sides) / 2, sides])))
 
     def _climbed(self, features: Features, begin: np.ndarray) -> np.ndarray:
         """The mean of the best boxes after the ascent; `begin` where none is left."""

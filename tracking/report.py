@@ -18,7 +18,7 @@ from tracking.evaluate import Answers
 from tracking.intervals import Interval
 from tracking.metrics import TITLES
 from tracking.pooled import name_of, pairs, pooled
-from tracking.scores import COLUMNS, Score, Scores, score
+from tracking.scores import COLUMNS, Score, Scores, plain, score
 from tracking.sequences import VideoSet
 from tracking.strips import stacked, strip
 
@@ -49,7 +49,7 @@ def report(
         body = [*table, "", *_notes(scores, conditions), ""]
         if several:
             write_atomic(folder / "pooled.csv", _csv(rows))
-            body += [*_pooled(rows), "", *_matrix(together), ""]
+            body += [*_pooled(rows, together), "", *_matrix(together), ""]
         body += [*_differences(scores), "", *_pictures(answers, videos, scores, folder)]
     faults = ["", f"## {len(problems)} sequences failed", "", *(f"* {problem}" for problem in problems)] if problems else []
     write_atomic(folder / "report.md", "\n".join([f"# {videos.name}", "", *body, *faults, ""]))
@@ -69,12 +69,21 @@ def table_lines(scores: Scores) -> list[str]:
 
 
 def _row(one: Score) -> list[str]:
-    cells = [one.name]
-    for column in COLUMNS:
-        value = one.numbers[column]
-        cells.append(_ranged(value) if column in WITH_INTERVAL else f"{100 * value.value:.1f}")
     first = one.speed.first
-    return [*cells, _rate(one.speed.median), _rate(one.speed.mean), f"{1000 * first:.0f} ms" if np.isfinite(first) else "-"]
+    return [
+        one.name,
+        *_numbers(one),
+        _rate(one.speed.median),
+        _rate(one.speed.mean),
+        f"{1000 * first:.0f} ms" if np.isfinite(first) else "-",
+    ]
+
+
+def _numbers(one: Score) -> list[str]:
+    """A cell for each of `COLUMNS`."""
+    return [
+        _ranged(value) if column in WITH_INTERVAL else f"{100 * value.value:.1f}" for column in COLUMNS for value in [one.numbers[column]]
+    ]
 
 
 def _rate(frames: float) -> str:
@@ -83,7 +92,8 @@ def _rate(frames: float) -> str:
 
 
 def _ranged(value: Interval, sign: str = "") -> str:
-    return f"{100 * value.value:{sign}.1f} ({100 * value.low:{sign}.1f} to {100 * value.high:{sign}.1f})"
+    number = f"{100 * value.value:{sign}.1f}"
+    return f"{number} ({100 * value.low:{sign}.1f} to {100 * value.high:{sign}.1f})" if np.isfinite(value.low) else number
 
 
 def _notes(scores: Scores, conditions: str) -> list[str]:
@@ -127,12 +137,17 @@ def _pooled_rows(together: Scores, runs: Mapping[str, int], gains: Mapping[str, 
         row: Row = {"tracker": one.name, "runs": runs[one.name]}
         for rule, number in COLUMNS:
             value = one.numbers[rule, number]
-            row[TITLES[number]] = round(100 * value.value, 2)
+            row[TITLES[number]] = _rounded(100 * value.value, 2)
             if (rule, number) in WITH_INTERVAL:
-                row |= {f"{TITLES[number]} low": round(100 * value.low, 2), f"{TITLES[number]} high": round(100 * value.high, 2)}
+                row |= {f"{TITLES[number]} {end}": _rounded(100 * getattr(value, end), 2) for end in ("low", "high")}
         own = [gain for name, gain in gains.items() if name_of(name) == one.name]
-        rows.append(row | {"refinement gain": round(float(np.mean(own)), 4) if own else None, "frames/s": round(one.speed.median, 2)})
+        gain = float(np.mean(own)) if own else float("nan")
+        rows.append(row | {"refinement gain": _rounded(gain, 4), "frames/s": _rounded(one.speed.median, 2)})
     return rows
+
+
+def _rounded(value: float, digits: int) -> float | None:
+    return round(value, digits) if np.isfinite(value) else None
 
 
 def _csv(rows: Sequence[Row]) -> str:
@@ -143,13 +158,13 @@ def _csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _pooled(rows: Sequence[Row]) -> list[str]:
+def _pooled(rows: Sequence[Row], together: Scores) -> list[str]:
     """The table of all names."""
-    heads = [head for head in rows[0] if not head.endswith((" low", " high"))]
+    heads = ["tracker", "runs", *(TITLES[name] for _, name in COLUMNS), "refinement gain", "frames/s"]
     lines = ["## Runs of one name together", "", f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
-    for row in rows:
-        ranges = {head: f" ({row[f'{head} low']:.1f} to {row[f'{head} high']:.1f})" for head in heads if f"{head} low" in row}
-        lines.append("| " + " | ".join(f"{'-' if row[head] is None else row[head]}{ranges.get(head, '')}" for head in heads) + " |")
+    for row, one in zip(rows, together.trackers, strict=True):
+        gain = "-" if row["refinement gain"] is None else f"{row['refinement gain']:+.3f}"
+        lines.append("| " + " | ".join([one.name, str(row["runs"]), *_numbers(one), gain, _rate(one.speed.median)]) + " |")
     return lines
 
 
@@ -169,7 +184,7 @@ def _matrix(together: Scores) -> list[str]:
 def _pairs_json(together: Scores) -> list[dict[str, Any]]:
     """Every difference, in shares of 1."""
     return [
-        {"one": one, "other": other, **{f"{rule}.{number}": value._asdict() for (rule, number), value in numbers.items()}}
+        {"one": one, "other": other, **{f"{rule}.{number}": plain(value) for (rule, number), value in numbers.items()}}
         for (one, other), numbers in pairs(together).items()
     ]
 

@@ -72,17 +72,17 @@ class Scores:
             "frames": self.frames,
             "trackers": {
                 score.name: {
-                    **{f"{rule}.{name}": _plain(value) for (rule, name), value in score.numbers.items()},
-                    "frames_a_second": {"median": _number(score.speed.median), "mean": _number(score.speed.mean)},
-                    "first_frame_seconds": _number(score.speed.first),
+                    **{f"{rule}.{name}": plain(value) for (rule, name), value in score.numbers.items()},
+                    "frames_a_second": {"median": plain_number(score.speed.median), "mean": plain_number(score.speed.mean)},
+                    "first_frame_seconds": plain_number(score.speed.first),
                     "skipped_frames": score.skipped,
                     "lost_share": score.lost,
-                    "ao_of_each_sequence": [_number(value) for value in score.each],
+                    "ao_of_each_sequence": [plain_number(value) for value in score.each],
                 }
                 for score in self.trackers
             },
             "differences": {
-                name: {f"{rule}.{number}": _plain(value) for (rule, number), value in numbers.items()}
+                name: {f"{rule}.{number}": plain(value) for (rule, number), value in numbers.items()}
                 for name, numbers in self.differences().items()
             },
         }
@@ -122,9 +122,9 @@ def speed(passes: Sequence[Pass]) -> Speed:
     return Speed(median, mean, float(np.median(first)) if first.size else nothing)
 
 
-def _number(value: float) -> float | None:
+def plain_number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _plain(value: Interval) -> dict[str, float | None]:
-    return {name: _number(number) for name, number in value._asdict().items()}
+def plain(value: Interval) -> dict[str, float | None]:
+    return {name: plain_number(number) for name, number in value._asdict().items()}

@@ -117,3 +117,23 @@ def test_a_perfect_network_keeps_the_target(kind: type[OnlineTracker], reading: 
     assert box_iou(found, wanted).mean() > 0.9
     assert np.abs(off).max() < 0.3, "half a pixel is a fault of the geometry"
     assert abs(np.log(found[:, 2:] / wanted[:, 2:]).mean()) < 0.03
+
+
+def test_the_size_follows_at_its_rate_and_the_centre_at_once():
+    truth = truths()[0]
+    larger = np.concatenate([truth[:2] - truth[2:] * 0.1, truth[2:] * 1.2]) + np.array([2, 1, 0, 0])
+
+    def found(rate: float) -> np.ndarray:
+        refinement = {"step": 0.4, "boxes": 4, "size_rate": rate}
+        section = {"size": 144, "classifier": {"layer": "layer2", "augment": False}, "refinement": refinement}
+        network = Perfect()
+        tracker = RefinementOnly(network, network, TrackingConfig.model_validate(section))
+        tracker.init(frame(truth, 1), truth)
+        return np.array(tracker.update(frame(larger, 1)).box)
+
+    whole = found(1)
+    assert np.abs(np.log(whole[2:] / truth[2:])).max() > 0.03
+    for rate in (0, 0.3):
+        part = found(rate)
+        np.testing.assert_allclose(np.log(part[2:] / truth[2:]), rate * np.log(whole[2:] / truth[2:]), atol=1e-9)
+        np.testing.assert_allclose(part[:2] + part[2:] / 2, whole[:2] + whole[2:] / 2, atol=1e-9)

@@ -87,6 +87,14 @@ def test_the_report_has_them_in_a_table_in_json_and_as_csv(answers, videos, tmp_
     assert {(pair["one"], pair["other"]) for pair in held["pairs"]} == {(a, b) for a in rows for b in rows if a != b}
 
 
+def test_a_single_sequence_gives_no_interval(answers, videos, tmp_path):
+    report(answers, videos.first(1), [], tmp_path, "here")
+    page = (tmp_path / "report.md").read_text()
+    assert "| gt |  | +6.7 | +66.7 |" in page and "0 is outside" not in page and "nan" not in page
+    held = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert (held["pooled"][0]["AO"], held["pooled"][0]["AO low"]) == (66.67, None)
+
+
 def test_without_a_second_run_nothing_is_pooled(answers, videos, tmp_path):
     report({name: answers[name] for name in ("gt-seed0-track3", "still")}, videos, [], tmp_path, "here")
     assert "together" not in (tmp_path / "report.md").read_text()

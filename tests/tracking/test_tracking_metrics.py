@@ -151,7 +151,8 @@ def test_an_interval_is_that_of_draws_made_one_by_one():
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(plain, (2.5, 97.5))), abs=0.02)
 
 
-def test_one_sequence_alone_has_an_interval_without_width():
+def test_one_sequence_alone_has_no_interval():
     alone = [wild(0)]
     found = interval(RULES["got10k"], "ao", RULES["got10k"].measure(alone), draws(1))
-    assert found.low == found.value == found.high
+    assert np.isfinite(found.value) and np.isnan([found.low, found.high]).all()
+    assert not found.excludes_zero
