@@ -79,6 +79,14 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
+def is_file(path: Path | str) -> bool:
+    """Whether a file lies at a path; False where no file can have such a name."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def require_regular(path: Path) -> os.stat_result:
     """The status of a regular file. OSError for anything else: a pipe or a device could block for ever, or never end."""
     status = path.stat()

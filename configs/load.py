@@ -13,7 +13,7 @@ import yaml
 from configs.budget import share_epochs
 from configs.errors import RequestError, nearest
 from configs.explain import parse
-from configs.files import read_yaml
+from configs.files import is_file, read_yaml
 from configs.overrides import check_place, merge, nested
 from configs.schema import Config
 
@@ -74,12 +74,12 @@ def _names() -> list[str]:
 
 def _find_setting(setting: str) -> Path:
     if setting.endswith((".yaml", ".yml")):
-        if not Path(setting).is_file():
+        if not is_file(setting):
             raise RequestError(f"setting: expected a YAML file, found none at {setting}; see configs/settings for examples")
         return Path(setting)
     if setting not in (known := _names()):
         raise RequestError(
-            f"setting: expected one of {', '.join(known)}, found '{setting}'{nearest(setting, known)}; add it to configs/settings"
+            f"setting: expected one of {', '.join(known)}, found '{setting:.80}'{nearest(setting, known)}; add it to configs/settings"
         )
     return SETTINGS / f"{setting}.yaml"
 
@@ -114,10 +114,10 @@ def _chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any
     if base is None:
         return [(path, tree)]
     beside = path.parent / f"{base}.yaml"
-    parent = beside if beside.is_file() else SETTINGS / f"{base}.yaml"
-    if not parent.is_file():
+    parent = beside if is_file(beside) else SETTINGS / f"{base}.yaml"
+    if not is_file(parent):
         known = [p.stem for p in SETTINGS.glob("*.yaml")]
-        raise RequestError(f"{path}: expected base: to be a setting, found '{base}'{nearest(str(base), known)}; see configs/settings")
+        raise RequestError(f"{path}: expected base: to be a setting, found '{base!s:.80}'{nearest(str(base), known)}; see configs/settings")
     return [*_chain(parent, (*seen, path)), (path, tree)]
 
 

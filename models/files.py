@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.errors import RequestError
-from configs.files import require_regular
+from configs.files import is_file, require_regular
 from configs.schema import TeacherConfig
 
 SUFFIXES = (".safetensors", ".pth", ".pth.tar")
@@ -40,7 +40,7 @@ def require_teacher(section: TeacherConfig) -> None:
 
 def require_weights(path: Path) -> None:
     """RequestError unless a teacher's weights file lies at a path."""
-    if not path.is_file():
+    if not is_file(path):
         raise RequestError(f"teacher: expected a weights file, found none at {path}; correct TEACHER= or teacher.weights")
     is_safetensors(path)
 

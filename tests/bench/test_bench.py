@@ -156,7 +156,7 @@ def test_the_script_for_a_gpu_runs_every_part_and_tells_of_a_failure(tmp_path, p
     log = (tmp_path / "out" / "log").read_text()
     parts = re.findall(r"^== (\w+): exit code (\d) after \d+ s of (\d+)$", log, re.MULTILINE)
     assert done.returncode == code and done.stdout == log
-    assert [name for name, _, _ in parts] == ["versions", "tests", "bfloat16", "compiled", "float32", "precompute"]
+    assert [name for name, _, _ in parts] == ["versions", "tests", "usual", "bfloat16", "compiled", "precompute"]
     assert {int(got) for _, got, _ in parts} == {code} and sum(int(most) for _, _, most in parts) < 600
     # each benchmark is one that the command line takes
     for words in re.findall(r"^== \w+: -m bench (.*)$", log, re.MULTILINE):

@@ -237,3 +237,12 @@ def test_the_documents_list_every_setting_with_what_it_is():
     page = (SETTINGS.parents[1] / "docs" / "settings.md").read_text()
     table = page.split("| setting | objective |\n|---|---|\n")[1].split("\n\n")[0]
     assert table == "\n".join(f"| `{name}` | {doc} |" for name, doc in configs.settings().items())
+
+
+@pytest.mark.parametrize("text", ["base: " + "a" * 5000, "like: 1", "like: [a]", "base: [a]", 'base: "a\\0b"'])
+def test_a_base_that_can_be_none_is_one_line(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(RequestError, match=r"expected (base: to be|the name of) a setting"):
+        configs.load(str(tmp_path / "mine.yaml"))
+    with pytest.raises(RequestError, match="expected a YAML file, found none"):
+        configs.load("a" * 5000 + ".yaml")

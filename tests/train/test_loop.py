@@ -239,7 +239,10 @@ def test_the_live_teacher_rounds_as_the_cache_does(world):
 def test_a_missing_cache_is_refused_with_the_command_that_makes_it(world, tmp_path):
     with pytest.raises(RequestError, match=r"\(seed: cached 0, wanted 3\); make it with `make cache DATASET=tiny SETTING=atom_cfkd"):
         run(world.config("pairs.seed=3", runs=tmp_path))
-    with pytest.raises(RequestError, match=r"expected a cache below it, found none; make it with `make cache DATASET=tiny .*CACHE_DIR="):
+    with pytest.raises(RequestError, match=r"expected a cache below it, found none; make it with `make cache DATASET=demo .*CACHE_DIR="):
+        run(world.config(f"cache_dir={tmp_path / 'nowhere'}", "dataset=demo", runs=tmp_path))
+    # only a name that a cache has need not be one of the catalog's
+    with pytest.raises(RequestError, match=r"dataset: expected one of demo, .*, found 'tiny'; add it to configs/datasets.yaml"):
         run(world.config(f"cache_dir={tmp_path / 'nowhere'}", runs=tmp_path))
 
 
