@@ -4,7 +4,7 @@
 #   OUT=folder [PYTHON=python3] [WORK=folder] [NAME=value ...] bench/proof.sh [teacher] [data] [cache] [train] [eval] [pairs]
 #
 # Without words all parts but the last. `teacher` before them trains the demo's teacher (setting demo_teacher) and uses it. What was done in WORK
-# is not done again. OUT gets the tables (report.md, results.json, pooled.csv), log, and proof.tar.gz: plots, study, students of the first seed.
+# is not done again. OUT gets report.md, results.json, pooled.csv, log, and proof.tar.gz: plots, study, students of the first seed.
 set -uo pipefail
 : "${OUT:?usage: OUT=folder bench/proof.sh [teacher] [data] [cache] [train] [eval] [pairs]}"
 mkdir -p "$OUT" || exit 2
@@ -95,8 +95,15 @@ evaluate() { # SEED...: all networks with these seeds of the tracker
     --seeds "$@" "${given[@]}" && gather
 }
 
+tables() { # FOLDER PREFIX: of names with one run each there is no pooled.csv
+  local name
+  for name in report.md results.json pooled.csv; do
+    if [[ -f $WORK/$1/demo_eval/$name ]]; then cp "$WORK/$1/demo_eval/$name" "$OUT/$2$name"; fi
+  done
+}
+
 gather() { # the tables and what belongs to them, as far as they are there
-  cp "$WORK"/evals/demo_eval/{report.md,results.json,pooled.csv} "$OUT"
+  tables evals ""
   local seed=${SEEDS%% *} setting students=()
   for setting in $SETTINGS; do students+=("runs/$setting/study-seed$seed/student.safetensors"); done
   tar -C "$WORK" -czf "$OUT/proof.tar.gz" evals/demo_eval/plots evals/demo_eval/worst.jpg reports/study "${students[@]}"
@@ -114,7 +121,7 @@ pairs.count=$count train.name=pairs$count train.feed_threads=2"
   for count in $COUNTS; do given+=(--checkpoint "pairs$count=$RUN_DIR/atom_cfkd/pairs$count-seed0/student.safetensors"); done
   "$python" -m tracking eval --dataset demo_eval --first "$FIRST" --setting demo --device cpu --jobs "$JOBS" --out "$WORK/evals-pairs" \
     --seeds $TRACKER_SEEDS --baselines none "${given[@]}" &&
-    cp "$WORK/evals-pairs/demo_eval/pooled.csv" "$OUT/pairs.csv" && cp "$WORK/evals-pairs/demo_eval/report.md" "$OUT/pairs.md"
+    tables evals-pairs pairs-
 }
 
 everything() {
