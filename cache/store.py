@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.address import Location, location
+from cache.address import Address, Location, location
 from cache.backends import exists, is_cache, is_hdf5, open_backend, open_place
 from cache.backends.base import Reader, Writer, only_a_copy, writable
 from cache.backends.zarr_tree import ZarrTree
@@ -71,7 +71,8 @@ class Cache:
         """
         path, groups = location(path), pair_groups(spec)
         # an existing cache is opened without building another first; the race of two creators is decided by the place
-        if not exists(path):
+        # in a bucket the root's description comes last: without it another creator is at it, or was killed
+        if not exists(path) or (isinstance(path, Address) and open_place(path).size("zarr.json") is None):
             if is_hdf5(path):
                 raise RequestError(only_a_copy(path))
             ZarrTree.create(open_place(path), groups)

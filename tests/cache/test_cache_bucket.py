@@ -167,3 +167,8 @@ def test_a_store_that_does_not_answer_is_one_line_without_the_credentials(bucket
     assert run(main, ["info", f"s3://{bucket.bucket}-not-there/x"]) != 0
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "secret-of-test" not in told
+
+
+def test_a_cache_that_another_is_still_creating_is_created_too(kit, bucket):
+    open_place(bucket / "train").put("pairs/ref_box/zarr.json", b"{}")
+    assert kit.create(bucket / "train").pairs.missing() == [0, 1, 2]
