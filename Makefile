@@ -25,7 +25,7 @@ RUN_DIR ?= runs
 DEMO_ROOT ?= data/demo
 DEMO_EVAL_ROOT ?= data/demo-eval
 GPUS ?= 1
-COVERAGE ?= 1
+COVERAGE ?=
 ARGS ?=
 override comma := ,
 # on Linux the feed is DALI's; elsewhere (no wheels) the PyTorch/OpenCV feed takes its place
@@ -100,8 +100,8 @@ track: setup ## CHECKPOINT=student.safetensors VIDEO=clip.mp4 [BOX=x,y,w,h]: box
 	$(CHECKPOINTS) $(TEACHONCE) tracking track --video "$$VIDEO"$(if $(VIDEO),,$(error track: expected VIDEO=clip.mp4, a folder of images or the number of a camera)) \
 	  $(if $(CHECKPOINT),"$${checkpoints[@]}") $(if $(BOX),"--box=$$BOX") $$ARGS
 
-# counting covered lines costs little where Python has sys.monitoring (3.12); `make test COVERAGE=` leaves it out
-test: setup ## the tests, and how many lines of each room they run
+# counting covered lines costs a good part of the time where Python lacks sys.monitoring (3.12)
+test: setup ## the tests; COVERAGE=1 says how many lines of each room they run
 	$(if $(COVERAGE),COVERAGE_CORE=$$($(PY) -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')) \
 	  $(PY) -m pytest -n 2 --dist loadfile $(if $(COVERAGE),--cov --cov-report=term)
 

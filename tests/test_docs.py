@@ -18,7 +18,7 @@ import yaml
 import models
 import teachonce
 from configs.catalog import DATASETS
-from kdlosses import TARGETS
+from kdlosses import TARGETS, kinds
 from kdlosses.modules import MODULES
 from models.backbones import BACKBONES
 from models.tracker import ARCHITECTURES
@@ -27,7 +27,7 @@ from precompute.datasets import KINDS
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # what a page may add rows to, for its own blocks only
-TABLES = (ARCHITECTURES, BACKBONES, KINDS, MODULES, TARGETS)
+TABLES = (ARCHITECTURES, BACKBONES, KINDS, MODULES, TARGETS, kinds.KINDS)
 RUNNABLE = re.compile(r"^```python run\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -56,7 +56,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, demo_cache, tmp_path
     module.__dict__.update(CACHE=demo_cache, WEIGHTS=models.DEMO_TEACHER, TMP=tmp_path)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.chdir(tmp_path)
-    tables: tuple[dict[Any, Any], ...] = (ARCHITECTURES, BACKBONES, KINDS, MODULES, TARGETS)
+    tables: tuple[dict[Any, Any], ...] = TABLES
     with contextlib.ExitStack() as restored:
         for table in tables:
             restored.enter_context(mock.patch.dict(table))  # what a page adds is gone behind it

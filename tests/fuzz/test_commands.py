@@ -27,7 +27,7 @@ import tracking.__main__
 import train.__main__
 from tests.fuzz.strategies import STRANGE
 
-COUNT = int(os.environ.get("TEACHONCE_FUZZ", "400"))
+COUNT = int(os.environ.get("TEACHONCE_FUZZ", "160"))
 SECONDS = 10
 WORDS = (
     *("", " ", "0", "-1", "1", "2", "1e3", "1e400", "nan", "-inf", "9" * 40, "1/2", "0-1", "3,1", "1,2,3,4", "a=b", "--", "-x", "=", "[1]"),
