@@ -117,7 +117,7 @@ bench: setup ## measured speed beside its baselines (no test: it only prints)
 	$(TEACHONCE) bench $$ARGS
 
 bench-guard: setup ## what got slower since bench/reference.json was measured, by ratios within one run (minutes)
-	$(TEACHONCE) bench --compile off --warmup 12 --steps 36 --parts 2 --part-pairs 32 --only student losses cached online feed precompute --json reports/bench.json $$ARGS
+	$(TEACHONCE) bench --compile off --warmup 6 --steps 12 --pairs 64 --height 360 --only student losses cached online --json reports/bench.json $$ARGS
 	$(TEACHONCE) bench guard reports/bench.json --reference bench/reference.json
 
 torture: setup ## caches and runs damaged and killed at random (an hour; ARGS="--bucket s3://... --log FILE --minutes 5" in slices)
