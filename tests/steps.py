@@ -32,7 +32,6 @@ def config_of(setting: str, *changes: str) -> Config:
         f"train.batch={B}",
         "student.weights=null",
         "train.compile=false",
-        "train.precision=float32",
     ]
     if own.teacher is not None:
         small.append(f"teacher.architecture={'drnet_mobilenetsmall' if setting.startswith('drnet') else 'atom_resnet18tiny'}")

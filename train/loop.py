@@ -121,7 +121,7 @@ class PhaseLoop:
         self.objective = setup.objectives[number].to(self.device)
         self.optimizer = Adam(parameter_groups(students, self.objective, self.config), fused=True)
         self.scheduler = StepLR(self.optimizer, self.config.train.lr_step, self.config.train.gamma)
-        self.step = Step(students, self.objective, self.config.train.precision == "bfloat16", self.device)
+        self.step = Step(students, self.objective, self.config.train.precision, self.device)
         self.model: nn.Module = self.step
         if setup.compiles:
             # validation goes on with the step itself: its last batch is shorter, and each other shape would be compiled anew

@@ -39,12 +39,11 @@ class Students(nn.Module):
 class Step(nn.Module):
     """Students and objective as one module, so that gradients of both are averaged over processes. Returns weighted named terms."""
 
-    def __init__(self, students: Students, objective: Objective, autocast: bool, device: torch.device) -> None:
-        """autocast: the students' forward pass in bfloat16."""
+    def __init__(self, students: Students, objective: Objective, precision: str, device: torch.device) -> None:
         super().__init__()
         self.students, self.objective = students, objective
         self.layers = objective.needs.student_layers
-        self.autocast = autocast
+        self.autocast = precision == "bfloat16"
         self.device_type = device.type
 
     def forward(self, ref: Tensor, test: Tensor, boxes: Boxes, targets: dict[str, Tensor], epoch: int) -> tuple[dict[str, Tensor], Any]:

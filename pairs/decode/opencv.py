@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pairs.decode.decoder import GREY, MEAN, STD, Crops, Decoder, DecoderOptions, Images, Looks
 from pairs.decode.look import network_input
+from pairs.replay import to_device
 
 
 class _Work(NamedTuple):
@@ -72,7 +73,7 @@ class OpenCVDecoder(Decoder[Any]):
         return copied
 
     def _move(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).pin_memory().to(self.options.device, non_blocking=True)
+        return to_device(array, self.options.device)
 
     def _drop(self, work: _Work) -> None:
         for future in work.futures:

@@ -35,7 +35,7 @@ def whole_step(world: Any, setting: str) -> tuple[Step, tuple[Any, ...]]:
     with torch.no_grad():
         seen = teacher(ref, test, box, boxes.proposals, layers_of(objective.needs.targets))
     targets = compute(objective.needs.targets, seen, boxes, objective.projection)
-    return Step(students, objective, False, CPU), (ref, test, boxes, targets)
+    return Step(students, objective, "float32", CPU), (ref, test, boxes, targets)
 
 
 def numbers(step: nn.Module, call: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
