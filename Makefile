@@ -5,7 +5,7 @@
 # handed on through the environment to recipes, which name them as "$$NAME". Word lists (ARGS, SETTINGS, SEEDS, CHECKPOINT) are split at spaces;
 # a CHECKPOINT that is the path of a file is one word, spaces or not.
 override INPUTS := PYTHON VENV CONSTRAINTS EXTRAS SETTING SETTINGS SEEDS CACHE_DIR RUN_DIR DEMO_ROOT DEMO_EVAL_ROOT GPUS COVERAGE ARGS DATASET PAIRS \
-  VAL_PAIRS SPLIT TEACHER TARGETS EPOCHS BATCHES CACHE FRAMES HTML WORST BOX CHECKPOINT FILES JOBS VIDEO REPAIR
+  VAL_PAIRS SPLIT TEACHER TARGETS EPOCHS BATCHES CACHE FRAMES HTML WORST BOX CHECKPOINT FILES JOBS VIDEO REPAIR ENGINE
 override GIVEN := $(sort $(INPUTS) $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 $(foreach name,$(filter-out INPUTS GIVEN,$(GIVEN)),$(if $(findstring undefined,$(origin $(name))),,$(eval override $(name) := $$(value $(name)))))
 
@@ -80,10 +80,10 @@ demo-teacher: setup ## trains the demo's teacher again and replaces models/demo_
 	DEMO_ROOT=data/demo-teacher $(TEACHONCE) train run --setting demo_teacher $$ARGS
 	$(TEACHONCE) models convert "$$RUN_DIR/demo_teacher/seed0/student.safetensors" models/demo_teacher/atom_resnet18medium.safetensors --dtype float16 --trim
 
-cache: setup ## DATASET=got10k [SETTING=atom_cfkd] [PAIRS=n] [VAL_PAIRS=n] [SPLIT=train|val] [TEACHER=weights] [TARGETS=all] [GPUS=n]
+cache: setup ## DATASET=got10k [SETTING=atom_cfkd] [PAIRS=n] [VAL_PAIRS=n] [SPLIT=train|val] [TEACHER=weights] [TARGETS=all] [GPUS=n] [ENGINE=ray]
 	$(LAUNCH) precompute cache --dataset "$$DATASET"$(if $(DATASET),,$(error cache: expected DATASET=name, see configs/datasets.yaml; e.g. make cache DATASET=got10k)) --setting "$$SETTING" \
 	  $(if $(PAIRS),--pairs "$$PAIRS") $(if $(VAL_PAIRS),--val-pairs "$$VAL_PAIRS") $(if $(SPLIT),--split "$$SPLIT") \
-	  $(if $(TEACHER),--teacher "$$TEACHER") $(if $(TARGETS),--targets "$$TARGETS") $$ARGS
+	  $(if $(TEACHER),--teacher "$$TEACHER") $(if $(TARGETS),--targets "$$TARGETS") $(if $(ENGINE),--engine "$$ENGINE") $$ARGS
 
 train: setup ## SETTING=atom_cfkd [DATASET=got10k] [ARGS="train.epochs=2 ..."] [GPUS=n]
 	$(LAUNCH) train run --setting "$$SETTING" $(if $(DATASET),dataset="$$DATASET") $$ARGS

@@ -79,18 +79,15 @@ def run(main: Callable[..., int | None], arguments: Sequence[str] | None = None,
         with stop.raising():
             return (main(arguments) if prog is None else main(arguments, prog)) or 0
     except TeachOnceError as error:
-        caught, line, code = error, str(error), error.exit_code
+        caught, line, code = error, failure(error), error.exit_code
     except BrokenPipeError:
         # the reader of our output (head, less) has left: nothing more to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space and run the same command again: finished parts are kept" if full else "mend it and run again"
-        caught, code = error, 1
-        line = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; {advice}"
+        caught, line, code = error, failure(error), 1
     except KeyboardInterrupt as error:
-        ended = error if isinstance(error, stop.Stopped) else stop.Stopped(signal.SIGINT)
+        ended = stop.stopped(error)
         caught, code = error, ended.exit_code
         line = _how_to_go_on(ended, prog, arguments)
     if "--debug" in arguments:
@@ -98,6 +95,15 @@ def run(main: Callable[..., int | None], arguments: Sequence[str] | None = None,
     if line:
         print(f"error: {printable(line)}", file=sys.stderr)
     return code
+
+
+def failure(error: TeachOnceError | OSError) -> str:
+    """What is said of an error of the user or of the operating system."""
+    if isinstance(error, TeachOnceError):
+        return str(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "free some space and run the same command again: finished parts are kept" if full else "mend it and run again"
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; {advice}"
 
 
 def _how_to_go_on(ended: stop.Stopped, prog: str | None, arguments: Sequence[str]) -> str:

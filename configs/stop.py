@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_latest: int = signal.SIGINT
 # Ctrl-C reaches torchrun and its processes, and torchrun passes it on to them: within this time it is the same wish
 _SAME_S = 1.0
 
@@ -50,6 +51,8 @@ def raising() -> contextlib.AbstractContextManager[None]:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
+    global _latest
+    _latest = number
     # libraries lose an exception inside their import, or turn it into another: it waits until the import is over
     if _importing(frame):
         again = threading.Timer(0.05, os.kill, (os.getpid(), number))
@@ -57,6 +60,11 @@ def _raise(number: int, frame: FrameType | None) -> None:
         again.start()
     else:
         raise Stopped(number)
+
+
+def stopped(error: KeyboardInterrupt) -> Stopped:
+    """The same as one that names its signal: libraries written in C put a bare KeyboardInterrupt in its place."""
+    return error if isinstance(error, Stopped) else Stopped(_latest)
 
 
 def _importing(frame: FrameType | None) -> bool:

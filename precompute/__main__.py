@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,9 @@ def main(arguments: Sequence[str], prog: str = "python -m precompute") -> int:
     given = [*options.overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items() if value is not None)]
     splits = ("train", "val") if options.split is None else (options.split,)
     config, part = configs.load(options.setting, given), share(options.share)
-    require_device(options.device, "--device")
+    if options.engine is None:
+        require_device(options.device, "--device")
+    _require_engine(options)
     from precompute.request import Request  # brings zarr and OpenCV
 
     request = Request(config, options.dataset, splits, options.targets, part, options.device, options.threads)
@@ -38,8 +41,28 @@ def main(arguments: Sequence[str], prog: str = "python -m precompute") -> int:
     settle(leave_busy=False)
     from precompute.run import make_caches  # brings torch: only once the request is understood
 
-    make_caches(request)
+    if options.engine is None:
+        make_caches(request)
+    else:
+        from precompute.ray_engine import Pool  # brings Ray
+
+        with Pool(request, options.actors) as pool:
+            make_caches(request, pool)
     return 0
+
+
+def _require_engine(options: argparse.Namespace) -> None:
+    """RequestError: options that do not go together, or no Ray."""
+    if options.engine is None:
+        if options.actors is not None:
+            raise RequestError("--actors: expected --engine ray beside it, found none; add it")
+        return
+    if options.share is not None or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RequestError("--engine ray: expected neither --share nor torchrun (GPUS=n), found one of them; Ray shares the parts out")
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise RequestError(f"--engine ray: expected --device auto, cpu or cuda, found '{options.device:.60}'; Ray chooses the number")
+    if importlib.util.find_spec("ray") is None:
+        raise RequestError("--engine ray: expected the package ray, found none; pip install 'teachonce[ray]'")
 
 
 def _count(text: str) -> int:
@@ -64,6 +87,10 @@ def parser(prog: str) -> Parser:
     cache.add_argument("--teacher", help="weights of the teacher: safetensors, PyTorch or PyTracking checkpoint (teacher.weights)")
     cache.add_argument("--targets", help="targets instead of those the setting needs: all, none, or names that `teachonce losses` lists")
     cache.add_argument("--share", metavar="I/N", help="fill part k only where k mod N = I (default: whatever no other worker has claimed)")
+    cache.add_argument(
+        "--engine", choices=("ray",), help="ray: parts are tasks of Ray Core, here or on the cluster of RAY_ADDRESS (default: this process)"
+    )
+    cache.add_argument("--actors", type=_count, metavar="N", help="of Ray (default: one a GPU; without GPUs one a node)")
     cache.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:n (default: auto)")
     cache.add_argument("--threads", type=_count, help="threads that cut and decode crops (default: all processors)")
     cache.add_overrides("overrides of the configuration, e.g. pairs.test.size=256")

@@ -18,6 +18,7 @@ _EXTRAS = {
     "onnx": (("onnx",), "needed for the export to ONNX only; pip install 'teachonce[onnx]'"),
     "onnxruntime": (("onnxruntime",), "needed for the export to ONNX only; pip install 'teachonce[onnx]'"),
     "obstore": (("obstore",), "needed for caches in a bucket only; pip install 'teachonce[s3]'"),
+    "ray": (("ray",), "needed for ENGINE=ray only; pip install 'teachonce[ray]'"),
 }
 
 

@@ -42,18 +42,21 @@ class Job:
     """of the pair set, then of every target"""
 
 
-def make_caches(request: Request) -> None:
+def make_caches(request: Request, engine: Engine | None = None) -> None:
     """Fills the caches of all data sets and splits; prints `cache: PATH` for each that was filled, last, on rank 0.
+
+    engine: what makes the parts; None: this process.
 
     Any number of processes may do so at once: they share the parts (cache/claims.py), and each returns when every part is there, or
     every one of its `share`. Whatever can be refused is refused before the first cache is created. What was filled is printed even where
     a later one fails.
     """
     sets = request.pair_sets
-    maker = CacheMaker(request)
+    maker = CacheMaker(request, engine)
     jobs = [maker.job(one) for one in sets]
     cost.require_room(location(request.config.cache_dir), [need for job in jobs for need in job.needs])
-    maker.require_memory(sets[0].spec.chunk)
+    if engine is None:
+        maker.load(sets[0].spec.chunk)
     filled: list[Location] = []
     try:
         for job in jobs:
@@ -67,11 +70,11 @@ def make_caches(request: Request) -> None:
 class CacheMaker:
     """What fills the caches of one command: the teacher and the targets are the same for all of them."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, engine: Engine | None = None) -> None:
         """RequestError for a device, targets or a teacher that cannot be had."""
         self.config, self.share, self.speaks = request.config, request.share, request.speaks
-        self.threads = request.cutters
-        self.device = pick_device(request.device, "--device")
+        self.threads, self.engine = request.cutters, engine
+        self.device = pick_device("cpu" if engine else request.device, "--device")
         wanted, section = wanted_targets(request), self.config.teacher
         self.teacher = choose_teacher(section) if wanted and section is not None else None
         self.specs: list[TargetSpec] = []
@@ -82,15 +85,15 @@ class CacheMaker:
         if self.teacher is not None:
             decoder_name(self.config.train.feed, self.device)
             self.specs = [target_spec(target, sizes_of(self.config, self.teacher)) for target in wanted]
-            self.live = LiveTeacher(self.teacher.load(self.device), self.teacher.feature_bits)
             if self.teacher.note and self.speaks:
                 print(self.teacher.note, file=sys.stderr)
 
-    def require_memory(self, chunk: int) -> None:
-        """RequestError: the teacher's work, in chunks of so many pairs, holds more than it may."""
+    def load(self, chunk: int) -> None:
+        """Makes the teacher ready for work here. RequestError: in chunks of so many pairs it holds more than it may, or no weights fit."""
         if self.teacher is not None:
             needed = memory.work_bytes(self.teacher.architecture, self.config.pairs, self.teacher.batch, self.specs, chunk)
             memory.require_memory(needed, memory.limit(self.config.memory_gb), self.teacher.batch)
+            self.live = LiveTeacher(self.teacher.load(self.device), self.teacher.feature_bits)
 
     def job(self, pair_set: PairSet) -> Job:
         """What the cache of a pair set lacks; creates nothing. RequestError: another teacher's targets in the cache."""
@@ -116,12 +119,12 @@ class CacheMaker:
         if missing:
             print(cost.estimate(path.parent, job.needs), flush=True)
         work = self.work(cache)
-        if self.speaks:
+        if self.speaks and self.engine is None:
             for note in other_rounding(work.targets, {**work.made, "decoder": decoder_made(decoder_name(config.train.feed, self.device))}):
                 print(note)
         pairs = sum(stop - start for start, stop in map(cache.bounds, missing))
         with Claims(cache) as claims, ProgressBar(f"cache {cache.path.name}", pairs, "pair", shown=self.speaks and pairs > 0) as progress:
-            measured = here(self, job, cache, lacking, claims, progress)
+            measured = (self.engine or here)(self, job, cache, lacking, claims, progress)
             claims.clear()
         if measured.pairs:
             report(config, cache, measured, teacher, list(targets))
@@ -140,6 +143,10 @@ class CacheMaker:
         """Makes the parts of the work in this process."""
         with closing(CropWriter(dataset, work.pairs, self.threads)) as writer:
             fill(work, writer, self.live, measured, progress)
+
+
+Engine = Callable[[CacheMaker, Job, Cache, Callable[[], list[int]], Claims, ProgressBar], Measured]
+"""What makes the parts of a cache until none is lacking; `here` is one."""
 
 
 def here(maker: CacheMaker, job: Job, cache: Cache, lacking: Callable[[], list[int]], claims: Claims, progress: ProgressBar) -> Measured:

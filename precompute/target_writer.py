@@ -82,8 +82,20 @@ class Measured:
                 changed, whole = (
                     torch.linalg.vector_norm(value.flatten(1), dim=1).double().square().sum().item() for value in (after - before, before)
                 )
-                sums = self.rounding.get(key, (0.0, 0.0))
-                self.rounding[key] = (sums[0] + changed, sums[1] + whole)
+                self._add_norms(key, changed, whole)
+
+    def add(self, more: Measured) -> None:
+        """Counts in what another has measured."""
+        for name in ("pairs", "seconds", "teacher_pairs", "teacher_seconds", "waited_seconds"):
+            setattr(self, name, getattr(self, name) + getattr(more, name))
+        self.decoder = more.decoder or self.decoder
+        self.faults = dict(Counter(self.faults) + Counter(more.faults))
+        for key, norms in more.rounding.items():
+            self._add_norms(key, *norms)
+
+    def _add_norms(self, key: str, changed: float, whole: float) -> None:
+        sums = self.rounding.get(key, (0.0, 0.0))
+        self.rounding[key] = (sums[0] + changed, sums[1] + whole)
 
 
 def fill(work: Work, writer: CropReader, teacher: LiveTeacher | None, measured: Measured, progress: ProgressBar) -> None:

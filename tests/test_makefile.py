@@ -24,7 +24,7 @@ USES = {
     "demo": ("DEMO_ROOT", "ARGS"),
     "demo-eval": ("DEMO_EVAL_ROOT",),
     "demo-teacher": ("ARGS", "RUN_DIR"),
-    "cache": ("DATASET", "SETTING", "PAIRS", "VAL_PAIRS", "SPLIT", "TEACHER", "TARGETS", "ARGS"),
+    "cache": ("DATASET", "SETTING", "PAIRS", "VAL_PAIRS", "SPLIT", "TEACHER", "TARGETS", "ENGINE", "ARGS"),
     "train": ("SETTING", "DATASET", "ARGS"),
     "study": ("SETTINGS", "SEEDS", "EPOCHS", "BATCHES", "DATASET", "ARGS"),
     "eval": ("DATASET", "CHECKPOINT", "JOBS", "ARGS"),
