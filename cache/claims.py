@@ -3,8 +3,9 @@
     ledger/claims/<part>.<generation>    {"owner", "time", "lease"}: seconds since 1970 of the last renewal, and how long it holds
 
 A claim is taken by writing generation 0 of a part where there is none, and stolen by writing the generation after one that is over:
-of several that try, one does (`Place.create`). The highest generation counts. A claim is over when its lease has passed without a
-renewal, or when its owner is a process of this machine that has ended. Clocks of machines need to agree within half a lease.
+of several that try, one does (`Place.create`). The highest generation counts. A claim is over for a worker that has seen it unchanged
+for its lease, by the worker's own clock alone: clocks of machines need not agree. It is over at once when its owner is a process of this
+machine that has ended, or when it is days old.
 
 A claim only keeps two from doing the same work. What publishes a part is its ledger entry, whoever holds a claim.
 """
@@ -36,6 +37,14 @@ class _Claim(NamedTuple):
         return f"{CLAIMS}/{self.part:05d}.{self.generation}"
 
 
+class _Seen(NamedTuple):
+    """A claim as this worker has first seen it."""
+
+    text: bytes
+    at: float
+    """by the clock of this process"""
+
+
 class Claims:
     """The claims of this process on parts of one cache; use as a context, whose end gives all of them back. Safe for threads."""
 
@@ -43,6 +52,7 @@ class Claims:
         self._place: Place = writable(cache.backend).place
         self._lease = lease
         self._mine: dict[int, _Claim] = {}
+        self._seen: dict[_Claim, _Seen] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="claims", daemon=True)
@@ -80,12 +90,12 @@ class Claims:
     def others(self) -> dict[int, Held]:
         """The claims of others that are not over, by part."""
         found = {claim.part: held for claim in self._there().values() if claim.part not in self._mine and (held := self._read(claim))}
-        return {part: held for part, held in found.items() if not held.over}
+        return {part: held for part, held in found.items() if not held.looks_over}
 
     def clear(self) -> None:
         """Removes the claims that are over, and what their owners were writing: to be called when every part is published."""
         for claim in self._there().values():
-            if claim.part not in self._mine and ((held := self._read(claim)) is None or held.over):
+            if claim.part not in self._mine and ((held := self._read(claim)) is None or held.looks_over):
                 self._place.delete(_Claim(claim.part, generation).key for generation in range(claim.generation + 1))
                 self._place.sweep([held.owner] if held else [])
 
@@ -97,7 +107,7 @@ class Claims:
 
     def _read(self, claim: _Claim) -> Held | None:
         """None for one that is gone or that says nothing."""
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             return Held.parsed(self._place.get(claim.key))
         return None
 
@@ -112,12 +122,18 @@ class Claims:
         return True
 
     def _steal(self, claim: _Claim) -> bool:
-        if claim.part in self._mine or ((held := self._read(claim)) is not None and not held.over):
+        if claim.part in self._mine or ((held := self._read(claim)) is not None and not self._is_over(claim, held)):
             return False
         if not self._create(_Claim(claim.part, claim.generation + 1)):
             return False
         self._place.sweep([held.owner] if held else [])
         return True
+
+    def _is_over(self, claim: _Claim, held: Held) -> bool:
+        seen, now = self._seen.get(claim), time.monotonic()
+        if seen is None or seen.text != held.text():
+            seen = self._seen[claim] = _Seen(held.text(), now)
+        return held.owner_is_dead or held.is_ancient or now - seen.at > held.lease
 
     def _renew(self) -> None:
         while not self._ended.wait(self._lease / 4):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import time
@@ -12,6 +13,9 @@ from pathlib import Path
 
 CLAIMS = "ledger/claims"
 """The folder of the claims (cache/claims.py)."""
+LONGEST_S = 600.0
+"""The longest lease that counts."""
+_DAY_S = 86400.0
 
 
 def owner() -> str:
@@ -64,9 +68,19 @@ class Held:
     lease: float
 
     @property
-    def over(self) -> bool:
-        """Whether anyone may take the part."""
-        return time.time() > self.time + self.lease or is_dead(self.owner)
+    def owner_is_dead(self) -> bool:
+        """Whether its owner has surely ended."""
+        return is_dead(self.owner)
+
+    @property
+    def is_ancient(self) -> bool:
+        """Whether no clock is so wrong that it could be of one who is at work."""
+        return abs(time.time() - self.time) > _DAY_S
+
+    @property
+    def looks_over(self) -> bool:
+        """Whether it seems that nobody is at work, for one who looks once: by the clocks of two machines, which may differ."""
+        return abs(time.time() - self.time) > self.lease or self.owner_is_dead
 
     def text(self) -> bytes:
         """As it is stored."""
@@ -74,9 +88,10 @@ class Held:
 
     @classmethod
     def parsed(cls, text: bytes) -> Held | None:
-        """What is stored so; None for anything else."""
+        """What is stored so; None for anything else, and for a lease that no worker asks for."""
         try:
             told = json.loads(text)
-            return cls(str(told["owner"]), float(told["time"]), float(told["lease"]))
-        except (ValueError, TypeError, KeyError, RecursionError):
+            held = cls(str(told["owner"]), float(told["time"]), float(told["lease"]))
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
             return None
+        return held if 0 <= held.lease <= LONGEST_S and math.isfinite(held.time) else None

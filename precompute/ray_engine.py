@@ -33,7 +33,7 @@ from configs.stop import raising
 from precompute.datasets import Dataset
 from precompute.request import CHUNK, Request, open_usable
 from precompute.run import POLL_S, CacheMaker, Job
-from precompute.target_writer import Measured
+from precompute.target_writer import Measured, Work
 
 # read when Ray is imported; its workers would give way to everything else on the machine, and they are the work
 for _name, _value in {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}.items():
@@ -60,7 +60,8 @@ class Worker:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._datasets: dict[tuple[str, str], Dataset] = {}
+        self._jobs: dict[Location, tuple[Dataset, Work, Claims]] = {}
+        """by path of the cache"""
 
     @functools.cached_property
     def _maker(self) -> CacheMaker:
@@ -79,17 +80,19 @@ class Worker:
         return _mended(lambda: self._made(name, split, path, part))
 
     def _made(self, name: str, split: str, path: Location, part: int) -> tuple[Entries, Measured] | None:
-        maker, measured = self._maker, Measured()
-        if (name, split) not in self._datasets:
-            self._datasets[name, split] = open_usable(maker.config, name, split)
-        work = maker.work(Cache.open(path).check_before_use())
+        if path not in self._jobs:
+            work = self._maker.work(Cache.open(path).check_before_use())
+            # kept, because a claim of another machine is over once it has been seen unchanged for long enough
+            self._jobs[path] = open_usable(self._maker.config, name, split), work, Claims(work.cache).__enter__()
+        (dataset, work, claims), measured = self._jobs[path], Measured()
         units = (work.cache.pairs, *work.targets.values())
-        with Claims(work.cache) as claims:
-            if claims.take_one([part]) is None:
-                return None
+        if claims.take_one([part]) is None:
+            return None
+        try:
             if not all(unit.published(part) for unit in units):
-                own = replace(work, parts=[part], done=claims.give_back)
-                maker.make(own, self._datasets[name, split], measured, ProgressBar("", 0, "", shown=False))
+                self._maker.make(replace(work, parts=[part]), dataset, measured, ProgressBar("", 0, "", shown=False))
+        finally:
+            claims.give_back(part)
         return {unit.path: unit.entry(part) for unit in units}, measured
 
 
@@ -184,7 +187,7 @@ class Pool:
             except ray.exceptions.RayTaskError:
                 raise  # a defect of ours, with its traceback
             except ray.exceptions.RayError as error:
-                what = str(error).partition("\n")[0]
+                what = str(error).strip().rpartition("\n")[2]
                 raise RunError(f"ray: expected actors, found {what:.300}; run the same command again: finished parts are kept") from None
             if isinstance(result, Failed):
                 raise (RequestError if result.exit_code == 2 else RunError)(result.line)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cache import Cache, UnfitNumber, Unit
+from cache.backends.base import TakenOver
 from cache.unit import PartStream
 from configs.errors import RunError
 from configs.progress import ProgressBar
@@ -220,8 +221,10 @@ class TargetWriter:
             self._publish(piece.part.part)
 
     def _publish(self, part: int) -> None:
-        for stream in self._streams.values():
-            stream.publish()
+        # what another has taken over, it will publish
+        with contextlib.suppress(TakenOver):
+            for stream in self._streams.values():
+                stream.publish()
         self._open.close()
         self.work.done(part)
         start, stop = self.work.cache.bounds(part)

@@ -1,9 +1,15 @@
-"""Flips and truncations anywhere in a cache and in a checkpoint: found, never read as numbers, and mended."""
+"""Damage anywhere in a cache and in a checkpoint: found, never read as numbers, and mended.
+
+Most of it is a byte that differs or a file that is cut short; else a file is longer, or something else lies in its place.
+"""
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.torture.caches import COUNT, create, lacking, tree, write
@@ -13,6 +19,14 @@ from cache.verify import verify_path
 from configs.errors import TeachOnceError
 
 Counts = dict[str, int]
+NO_FILE: dict[str, Callable[[Path], object]] = {
+    "folder": lambda path: (path / "in it").mkdir(parents=True),
+    "pipe": os.mkfifo,
+    "link to itself": lambda path: path.symlink_to(path.name),
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
+"""What may lie in the place of a file."""
 
 
 def damage_cache(folder: Path, tries: int, seed: int) -> Counts:
@@ -30,7 +44,7 @@ def damage_cache(folder: Path, tries: int, seed: int) -> Counts:
     numbers = {key: text for key, text in whole.items() if "/history/" not in key}
     for _ in range(tries):
         name = rng.choice(sorted(whole))
-        (path / name).write_bytes(damaged(whole[name], rng))
+        spoil(path / name, rng)
         try:
             counts["missed"] += not verify_path(path)
             counts["read"] += _reads_other(path, rows)
@@ -47,15 +61,26 @@ def _put_back(path: Path, whole: dict[str, bytes]) -> None:
     for key in tree(path).keys() - whole.keys():
         (path / key).unlink()
     for key, content in whole.items():
-        if not (path / key).exists() or (path / key).read_bytes() != content:
-            (path / key).parent.mkdir(parents=True, exist_ok=True)
-            (path / key).write_bytes(content)
+        file = path / key
+        if file.is_symlink() or not file.is_file() or file.read_bytes() != content:
+            shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+
+
+def spoil(path: Path, rng: random.Random, what: str = "") -> None:
+    """Damages a file; what: of NO_FILE, or else by chance."""
+    if not what and rng.random() < 0.9:
+        path.write_bytes(damaged(path.read_bytes(), rng))
+        return
+    path.unlink()
+    NO_FILE[what or rng.choice(sorted(NO_FILE))](path)
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
     at = rng.randrange(len(content))
-    if rng.random() < 0.25:
-        return content[:at]
+    if (chance := rng.random()) < 0.3:
+        return content[:at] if chance < 0.25 else content + content[at:]
     return content[:at] + bytes([content[at] ^ rng.randrange(1, 256)]) + content[at + 1 :]
 
 

@@ -37,6 +37,10 @@ class OtherNumbers(RunError):
         self.stored = stored
 
 
+class TakenOver(RunError):
+    """A part could not be published: its writer was so slow that another has taken it over. Nothing is lost."""
+
+
 class Stray(NamedTuple):
     """Something in a cache that no ledger entry and no group accounts for."""
 

@@ -10,13 +10,12 @@ import errno
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from cache.owner import is_dead, owner
-from configs.files import durable_writer, fsync_folder
+from configs.files import durable_writer, fsync_folder, read_regular
 
 Content = bytes | memoryview
 
@@ -42,7 +41,7 @@ class Place(Protocol):
         """Fills `out` with the bytes from `at` on; how many there were. `fresh`: from where they lie, and from no copy that is nearer."""
 
     def size(self, key: str) -> int | None:
-        """Bytes; None if there is none."""
+        """Bytes, 0 for what cannot be read; None if there is none."""
 
     def put(self, key: str, content: Content) -> None:
         """Writes, or replaces what is there."""
@@ -84,7 +83,7 @@ class Disk:
         self.path = path
 
     def get(self, key: str) -> bytes:
-        return (self.path / key).read_bytes()
+        return read_regular(self.path / key)
 
     def read_into(self, key: str, at: int, out: memoryview, fresh: bool = False) -> int:
         handle, done = os.open(self.path / key, os.O_RDONLY), 0
@@ -98,11 +97,12 @@ class Disk:
     def size(self, key: str) -> int | None:
         try:
             return (self.path / key).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError:  # a link to itself or to nothing is there
+            return 0 if os.path.lexists(self.path / key) else None
 
     def put(self, key: str, content: Content) -> None:
         def move(temporary: Path) -> bool:
+            _clear(self.path / key)
             temporary.replace(self.path / key)
             return True
 
@@ -118,6 +118,7 @@ class Disk:
 
     def put_file(self, key: str, file: Path) -> None:
         make_folders((self.path / key).parent)
+        _clear(self.path / key)
         file.replace(self.path / key)
         fsync_folder((self.path / key).parent)
 
@@ -143,6 +144,7 @@ class Disk:
         folders = set()
         for key in keys:
             with contextlib.suppress(FileNotFoundError):
+                _clear(self.path / key)
                 (self.path / key).unlink()
                 folders.add((self.path / key).parent)
         for folder in folders:
@@ -191,8 +193,17 @@ class Disk:
         over = set(writers)
         for folder, name in (*beside, *inside):
             writer = name.partition(".")[0]
-            if writer in over or is_dead(writer) or _untouched(folder):
+            if writer in over or is_dead(writer) or (writer != owner() and self._untouched(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _untouched(self, folder: Path) -> bool:
+        """Whether nothing in a folder has changed for a long time, by the clock of the file system."""
+        try:
+            last = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+            with self.scratch() as now:
+                return now.stat().st_mtime - last > ABANDONED_S
+        except FileNotFoundError:
+            return False
 
     def _scratch(self) -> Path:
         """A new folder of this process."""
@@ -218,11 +229,10 @@ class Disk:
         raise AssertionError
 
 
-def _untouched(folder: Path) -> bool:
-    try:
-        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) > ABANDONED_S
-    except FileNotFoundError:
-        return False
+def _clear(path: Path) -> None:
+    """Removes a folder that lies where a file belongs."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
 
 
 def _write(path: Path, content: Content) -> None:

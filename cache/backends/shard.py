@@ -122,6 +122,8 @@ class ShardReader:
             got = self._place.read_into(shard_key(self._placed, part), at, out)
         except FileNotFoundError:
             raise self._fault(part, "a shard, found none") from None
+        except OSError as error:
+            raise self._fault(part, f"a shard, found one that cannot be read ({error.strerror})") from None
         if got < len(out):
             raise self._fault(part, f"{at + len(out)} bytes, found {at + got}")
 

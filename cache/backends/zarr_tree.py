@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.backends.base import MADE, OtherNumbers, Part, Stray, json_of, ledger_entry
+from cache.backends.base import MADE, OtherNumbers, Part, Stray, TakenOver, json_of, ledger_entry
 from cache.backends.description import (
     CONSTANTS,
     OLD_LEDGER,
@@ -100,7 +100,7 @@ class ZarrTree:
     def _found(self, key: str) -> bytes | None:
         try:
             return self.place.get(key)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except OSError:  # a folder, a pipe, a bad sector: what cannot be read is not there
             return None
 
     def group_bytes(self, group: str) -> int:
@@ -119,7 +119,7 @@ class ZarrTree:
             metadata = json_of(self.place.get(f"{path}/zarr.json"))
             shape, dtype = tuple(map(int, metadata["shape"])), np.dtype(metadata["data_type"]).newbyteorder("<")
             return np.frombuffer(self.place.get(f"{path}/{chunk_of(shape)}"), dtype).reshape(shape).copy()
-        except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
+        except (OSError, KeyError, ValueError, TypeError) as error:
             raise RunError(
                 f"{self.path}/{path}: expected a small array, found {error}; drop its target with `python -m cache gc`"
             ) from None
@@ -137,7 +137,7 @@ class ZarrTree:
                         writer.append(placed.path, rows)
                     writer.publish()
                 return
-            except FileNotFoundError:  # swept, because our time seemed over
+            except (FileNotFoundError, TakenOver):
                 if not again:
                     raise
 
@@ -154,8 +154,11 @@ class ZarrTree:
         if size != record["bytes"]:
             return f"shard has {size} bytes instead of {record['bytes']}"
         digest, block = hashlib.sha256(), memoryview(bytearray(min(self.place.step, max(1, size))))
-        for at in range(0, size, self.place.step):
-            digest.update(block[: self.place.read_into(key, at, block, fresh)])
+        try:
+            for at in range(0, size, self.place.step):
+                digest.update(block[: self.place.read_into(key, at, block, fresh)])
+        except OSError as error:
+            return f"shard cannot be read ({error.strerror})"
         return None if digest.hexdigest() == record["sha256"] else "checksum of the shard differs"
 
     # ledger
@@ -165,7 +168,8 @@ class ZarrTree:
         if (text := self._found(key)) is None:
             if self.remote or self.place.size(key) is None:
                 return None
-            raise RunError(f"{self.path}/{key}: expected a ledger entry (JSON), found a folder; remove it and run `make cache`")
+            found = "a folder" if Path(str(self.path), key).is_dir() else "what cannot be read"
+            raise RunError(f"{self.path}/{key}: expected a ledger entry (JSON), found {found}; remove it and run `make cache`")
         return ledger_entry(text, entry_text, f"{self.path}/{key}", self.mend)
 
     def published(self, unit: str) -> set[int]:
@@ -231,8 +235,8 @@ class ZarrTree:
 
     def _holds(self, claim: str) -> bool:
         """Whether somebody is at work there; nothing is wrong with that."""
-        held = Held.parsed(self.place.get(claim)) if self.place.size(claim) else None
-        return held is not None and not held.over
+        held = Held.parsed(self._found(claim) or b"")
+        return held is not None and not held.looks_over
 
     def sweep(self, strays: Iterable[Stray]) -> None:
         found = list(strays)
@@ -250,7 +254,7 @@ class ZarrTree:
                 yield f"{_OLD_HISTORY}:{number + 1}", json_of(line) or None
         for key in sorted(f"ledger/history/{name}" for name in self.place.names("ledger/history")):
             if _HISTORY.fullmatch(key):
-                yield key, history_record(self.place.get(key))
+                yield key, history_record(self._found(key) or b"")
 
     def drop_records(self, where: Iterable[str]) -> None:
         # a line of the old form is part of a file that is never changed
@@ -298,13 +302,23 @@ class TreePart:
             self._files[path].close()
             # where another has written the very same, it is left alone
             if tree.shard_fault(shard_key(shard.placed, number), records[path]):
-                tree.place.put_file(shard_key(shard.placed, number), self._paths[path])
+                self._move(path, shard_key(shard.placed, number))
         if not tree.place.create(key, entry_text(sealed(entry))):
             try:
                 self._require_same(entry)
             except OtherNumbers:
                 tree.retract(unit, [number])  # published meanwhile, of shards that are now ours
                 raise
+
+    def _move(self, path: str, key: str) -> None:
+        """TakenOver: the file has been swept, because our time seemed over."""
+        try:
+            self._tree.place.put_file(key, self._paths[path])
+        except FileNotFoundError:
+            raise TakenOver(
+                f"{path}, part {self._part.number}: expected the file that was being written, found it removed: another worker has taken"
+                " this part over; run the same command again"
+            ) from None
 
     def _require_same(self, entry: Mapping[str, Any]) -> None:
         """OtherNumbers where the part is published and its entry is not this one, whatever it was made with."""

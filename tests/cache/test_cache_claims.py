@@ -60,14 +60,20 @@ def test_what_is_claimed_is_left_to_its_owner_and_given_back(kit, folder):
     assert names(folder) == ["00000.0"]
 
 
-@pytest.mark.parametrize("over", [{"ago": 61.0}, {"by": "dead"}, {"text": "{"}, {"text": '{"owner": 1}'}, {"text": "[]"}], ids=str)
+DAMAGED = [b"", b"{", b'{"owner": 1}', b"[]", b"\xff", b"[" * 100_000]
+DAMAGED += [
+    b'{"owner": "x", "time": %s, "lease": %s}' % tuple(pair.split()) for pair in (b"1 1e400", b"1 -1", b"NaN 1", b"1" * 400 + b" 1")
+]
+
+
+@pytest.mark.parametrize("over", [{"by": "dead"}, {"ago": 1e5}, *({"text": text} for text in DAMAGED)], ids=lambda over: str(over)[:40])
 def test_a_claim_that_is_over_is_stolen_by_one(kit, folder, over):
     store, text = kit.create(folder), over.pop("text", None)
     if over.get("by") == "dead":
         over["by"] = f"{owner().split('-')[0]}-999999999-1"
     path = claim(folder, 1, 3, **over)
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text)
     thieves = [Claims(Cache.open(folder)) for _ in range(8)]
     won: list[int | None] = []
     start = threading.Barrier(8)
@@ -87,6 +93,27 @@ def test_a_claim_that_is_over_is_stolen_by_one(kit, folder, over):
     assert names(folder) == []
     with Claims(store) as claims:
         assert claims.take_one([1]) == 1
+
+
+@pytest.mark.parametrize("hours", [-1.0, 1.0])
+def test_a_claim_of_a_machine_whose_clock_is_wrong_holds_while_it_is_renewed_and_no_longer(kit, folder, hours):
+    with Claims(kit.create(folder)) as claims:
+        for _ in range(4):  # renewed again and again, always an hour off
+            claim(folder, 0, ago=-3600 * hours, lease=0.2)
+            assert claims.take_one([0]) is None
+            time.sleep(0.1)
+        time.sleep(0.15)
+        assert claims.take_one([0]) == 0, "seen unchanged for a lease"
+    assert names(folder) == []
+
+
+@pytest.mark.parametrize("what", ["a folder", "a pipe"])
+def test_what_is_no_file_holds_no_part(kit, folder, what):
+    with Claims(kit.create(folder)) as claims:
+        path = folder / "ledger" / "claims" / "00000.0"
+        path.parent.mkdir()
+        path.mkdir() if what == "a folder" else os.mkfifo(path)
+        assert claims.take_one([0]) == 0
 
 
 def test_a_claim_is_renewed_while_its_owner_works_and_not_once_it_is_stolen(kit, folder):

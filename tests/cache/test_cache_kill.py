@@ -15,6 +15,7 @@ import pytest
 import cache.backends.place
 import cache.backends.shard
 from cache import Cache
+from cache.backends.base import TakenOver
 from cache.claims import Claims
 from cache.gc import drop_target, drop_unfinished
 from cache.owner import owner
@@ -232,6 +233,33 @@ def test_what_the_dead_were_writing_is_swept_and_what_the_living_write_is_not(ki
     for action in drop_unfinished(store):
         action.apply()
     assert not (folder / kept[1]).exists(), "by whoever asks for it"
+
+
+def test_a_writer_that_slept_too_long_loses_nothing(kit, folder, monkeypatch):
+    store = kit.create(folder)
+    kit.add_maps(store)
+    slow, quick = (kit.add_maps(Cache.open(folder)) for _ in range(2))
+    rows = {name: kit.numbers(array)[:8] for name, array in slow.arrays.items()}
+    with slow.stream(0) as first, slow.stream(1) as second:
+        first.append(rows)
+        second.append(rows)
+        store.backend.place.sweep([owner()])  # by whoever has taken its parts over
+        with pytest.raises(TakenOver, match=r"maps/layer2, part 0: expected the file that was being written, found it removed"):
+            first.publish()
+        quick.write(1, rows)
+        second.publish()  # what is there already is the same
+    assert quick.missing() == [0, 2]
+    kit.write(store, quick, 0)
+    assert [fault.what for fault in verify(Cache.open(folder)) if "unfinished" not in fault.what] == []
+
+
+def test_an_old_scratch_is_judged_by_the_clock_of_the_file_system(kit, folder, monkeypatch):
+    store = kit.create(folder)
+    place = folder / "ledger/.tmp-0123456789ab-1-1.1"
+    place.mkdir()
+    monkeypatch.setattr("time.time", lambda: 4e9)
+    with Claims(store):
+        assert place.exists()
 
 
 def test_a_ledger_entry_is_one_json_object(kit, tmp_path):

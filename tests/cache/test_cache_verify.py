@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 
 import h5py
 import numpy as np
 import pytest
 
+from bench.torture.damage import NO_FILE, spoil
 from cache import Cache, gc
 from cache.backends.zarr_tree import entry_text
 from cache.layout import sealed
@@ -100,6 +102,34 @@ def test_every_byte_of_an_entry_counts_and_one_of_before_there_was_a_seal_is_sou
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 7]) + whole[at + 1 :])
         with pytest.raises(RunError, match="expected a ledger entry"):
             unit.entry(1)
+
+
+FILES = ["zarr.json", "pairs/zarr.json", "targets/atom/maps/layer3/zarr.json", "ledger/zarr.json", "ledger/pairs/00001.json"]
+FILES += [
+    "ledger/history/00000000.json",
+    "crops/jpeg/c.1",
+    "targets/atom/maps/layer3/c.1.0.0.0",
+    "targets/atom/maps/constants/projection/c.0.0",
+]
+
+
+@pytest.mark.parametrize("what", NO_FILE)
+def test_what_is_no_file_is_found_and_mended(kit, tmp_path, what):
+    kit.fill(tmp_path / "cache").add_history({"seconds": 1})
+    path, whole = tmp_path / "cache", kit.tree(tmp_path / "cache")
+    for name in FILES:
+        spoil(path / name, random.Random(0), what)
+        assert verify_path(path) != []
+        cache = kit.create(path)  # writes lost descriptions again
+        kit.add_maps(cache)
+        for action in gc.drop_damaged(cache):
+            action.apply()
+        for unit in kit.create(path).units().values():
+            for part in unit.missing():
+                kit.write(cache, unit, part)
+        found = kit.tree(path)
+        assert found == {key: text for key, text in whole.items() if key in found}, name
+        assert whole.keys() - found.keys() <= {"ledger/history/00000000.json"}
 
 
 def test_a_lost_ledger_entry_shows_as_remains(kit, tmp_path):
