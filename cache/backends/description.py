@@ -1,6 +1,7 @@
 """The descriptions of a zarr tree as bytes: what zarr-python writes for these groups and arrays, made in memory.
 
-zarr takes milliseconds, and commands ask for the same descriptions again and again, hence each is made once a process.
+zarr takes milliseconds, and commands ask for the same descriptions again and again, hence each is made once a process. Its import takes
+half a second, and whoever only reads needs none of it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,6 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import zarr
-from zarr.abc.buffer import Buffer
-from zarr.codecs import ZstdCodec
-from zarr.storage import MemoryStore
 
 from cache.backends.shard import COMPRESSION
 from cache.layout import DOCS, Group, Placed, sealed
@@ -42,8 +38,14 @@ def chunk_of(shape: Sequence[int]) -> str:
     return "c" + ".0" * len(shape)
 
 
-def _metadata(held: Mapping[str, Buffer]) -> bytes:
-    return held["zarr.json"].to_bytes()
+def _written(kind: str, **described: Any) -> bytes:
+    """The zarr.json of a group or an array."""
+    import zarr
+    from zarr.storage import MemoryStore
+
+    held: dict[str, Any] = {}
+    getattr(zarr, f"create_{kind}")(MemoryStore(held), **described)
+    return bytes(held["zarr.json"].to_bytes())
 
 
 def group_text(attributes: Mapping[str, Any]) -> bytes:
@@ -53,17 +55,16 @@ def group_text(attributes: Mapping[str, Any]) -> bytes:
 
 @functools.lru_cache(1024)
 def _group_of(attributes: str) -> bytes:
-    held: dict[str, Buffer] = {}
-    zarr.create_group(MemoryStore(held), attributes=json.loads(attributes))
-    return _metadata(held)
+    return _written("group", attributes=json.loads(attributes))
 
 
 @functools.lru_cache(1024)
 def array_text(placed: Placed) -> bytes:
     """The zarr.json of an array in parts."""
-    held: dict[str, Buffer] = {}
-    zarr.create_array(
-        MemoryStore(held),
+    from zarr.codecs import ZstdCodec
+
+    return _written(
+        "array",
         shape=placed.shape,
         dtype=placed.dtype,
         shards=(placed.grid.part, *placed.array.shape),
@@ -72,7 +73,6 @@ def array_text(placed: Placed) -> bytes:
         attributes={"doc": placed.array.doc},
         **_PLAIN,
     )
-    return _metadata(held)
 
 
 def constant_text(shape: Sequence[int], dtype: str) -> bytes:
@@ -82,18 +82,14 @@ def constant_text(shape: Sequence[int], dtype: str) -> bytes:
 
 @functools.lru_cache(1024)
 def _constant_of(shape: tuple[int, ...], dtype: str) -> bytes:
-    held: dict[str, Buffer] = {}
-    zarr.create_array(MemoryStore(held), shape=shape, chunks=shape, dtype=dtype, compressors=None, **_PLAIN)
-    return _metadata(held)
+    return _written("array", shape=shape, chunks=shape, dtype=dtype, compressors=None, **_PLAIN)
 
 
 @functools.cache
 def ledger_array(doc: str | None = None) -> bytes:
     """The zarr.json of the ledger; doc: what one of before says of itself, without a seal."""
-    held: dict[str, Buffer] = {}
     told: dict[str, Any] = sealed({"doc": DOCS["ledger"]}) if doc is None else {"doc": doc}
-    zarr.create_array(MemoryStore(held), shape=(0,), chunks=(1,), dtype="u1", compressors=None, fill_value=0, attributes=told)
-    return _metadata(held)
+    return _written("array", shape=(0,), chunks=(1,), dtype="u1", compressors=None, fill_value=0, attributes=told)
 
 
 def files_of(group: Group) -> dict[str, bytes]:

@@ -8,13 +8,13 @@ each. zarr-python would need a part whole in memory, three times, to write it, a
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
-from numcodecs.zstd import Zstd
 
 from cache.backends.base import LOOK
 from cache.backends.place import Place
@@ -29,6 +29,14 @@ _ABSENT = 2**64 - 1
 def shard_key(placed: Placed, part: int) -> str:
     """Of a part's shard, within the cache."""
     return f"{placed.path}/" + ".".join(["c", str(part), *("0" for _ in placed.array.shape)])
+
+
+@functools.cache
+def _zstd() -> Any:
+    """Few arrays are compressed, and numcodecs takes a tenth of a second to import."""
+    from numcodecs.zstd import Zstd
+
+    return Zstd(level=COMPRESSION)
 
 
 class ShardWriter:
@@ -74,7 +82,7 @@ class ShardWriter:
         return {"bytes": self._size, "sha256": self._digest.hexdigest()}
 
     def _put_chunk(self, rows: bytearray) -> None:
-        self._put(Zstd(level=COMPRESSION).encode(rows))
+        self._put(_zstd().encode(rows))
         self._ends.append(self._size)
 
     def _put(self, content: bytes | memoryview) -> None:
@@ -112,7 +120,7 @@ class ShardReader:
         frame, rows = bytearray(int(place[1])), bytearray(self._chunk_bytes)
         self._fill(part, int(place[0]), memoryview(frame))
         try:
-            Zstd().decode(frame, rows)
+            _zstd().decode(frame, rows)
         except (RuntimeError, ValueError) as error:
             raise self._fault(part, f"a sound shard, found {error}") from None
         return memoryview(rows)
