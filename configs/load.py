@@ -16,6 +16,7 @@ from configs.explain import parse
 from configs.files import is_file, read_yaml
 from configs.overrides import check_place, merge, nested
 from configs.schema import Config
+from configs.use import require_use
 
 SETTINGS = Path(__file__).parent / "settings"
 # A base that only holds what others share is no setting.
@@ -29,13 +30,14 @@ def settings() -> dict[str, str]:
     return {name: load(name).doc for name in _names()}
 
 
-def load(setting: str, overrides: Sequence[str] = ()) -> Config:
+def load(setting: str, overrides: Sequence[str] = (), *, strict: bool = True) -> Config:
     """Resolves a setting: its `base:` chain, then the environment, then overrides, the later winning.
 
     Args:
         setting: a name in configs/settings, or the path of a YAML file of the same form (its `base:` is
             looked up beside it first, then in configs/settings).
         overrides: `a.b=c` each, c read as YAML (`train.epochs=2`, `losses.fidelity=null`, `phases.0.epochs=1`).
+        strict: False where the same overrides go to several settings, of which one at least has to make use of each (`configs.use`).
     `like: NAME` (in the file or as an override) takes data set, pair set, networks, budget and tracker of another one, see `schema.Config`.
     The environment: CACHE_DIR and RUN_DIR set `cache_dir` and `run_dir`.
 
@@ -53,8 +55,8 @@ def load(setting: str, overrides: Sequence[str] = ()) -> Config:
         check_place(tree, override)
         tree = _lay(tree, nested(override), f"override {override.partition('=')[0]}")
     config = parse(_shared_out(tree, path.stem) | {"setting": path.stem}, where=str(setting))
-    for override in overrides:
-        _require_use(config, override.partition("=")[0])
+    if strict:
+        require_use(overrides, config)
     return config
 
 
@@ -165,14 +167,3 @@ def _shared_out(tree: dict[str, Any], setting: str) -> dict[str, Any]:
         return tree
     shares = share_epochs(lengths, total, setting)
     return tree | {"phases": [phase | {"epochs": share} for phase, share in zip(phases, shares, strict=True)]}
-
-
-def _require_use(config: Config, key: str) -> None:
-    """RequestError for an override that changes nothing in this configuration."""
-    frozen = all("backbone" in phase.freeze for phase in config.phases_or_one())
-    unused = {
-        "train.fresh": config.train.augment != "fresh" and not config.train.mix and "batches are fresh; set train.augment or train.mix",
-        "train.backbone_lr": frozen and "the backbone is trained; free it",
-    }
-    if why := unused.get(key):
-        raise RequestError(f"override {key}: expected a setting in which {why}, or leave it out")

@@ -15,9 +15,13 @@ from configs.cli import Parser, run
 from configs.errors import RequestError
 from configs.gpu import require_device
 from configs.process import settle
+from configs.use import require_once
 
 # command -> where its own main is, imported when it is chosen
 OTHERS = {"demo-data": "precompute.demo.generate", "check": "precompute.check"}
+
+OPTIONS = {"pairs.count": "--pairs", "pairs.val_count": "--val-pairs", "teacher.weights": "--teacher"}
+"""Field -> the option that states it too."""
 
 
 def main(arguments: Sequence[str], prog: str = "python -m precompute") -> int:
@@ -27,7 +31,9 @@ def main(arguments: Sequence[str], prog: str = "python -m precompute") -> int:
     options = parser(prog).parse_args(arguments)
     # in quotes a path is a text, whatever YAML would read in it
     own = {"pairs.count": options.pairs, "pairs.val_count": options.val_pairs, "teacher.weights": options.teacher}
-    given = [*options.overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items() if value is not None)]
+    own = {key: value for key, value in own.items() if value is not None}
+    require_once(options.overrides, {key: OPTIONS[key] for key in own})
+    given = [*options.overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items())]
     splits = ("train", "val") if options.split is None else (options.split,)
     config, part = configs.load(options.setting, given), share(options.share)
     if options.engine is None:

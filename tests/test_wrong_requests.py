@@ -172,6 +172,9 @@ precompute cache --dataset got10k --split train --pairs 1000000000000
 precompute cache --dataset got10k --split train pairs.min_frames=99
 precompute cache --dataset got10k --split test
 precompute cache --dataset got10k --share 4/4
+precompute cache --dataset got10k --pairs 5 pairs.count=6
+train run --setting gt setting=ts
+train study gt train.seed=3
 precompute cache --dataset got10k --device cuda:99999
 precompute cache --dataset got10k --threads 0
 precompute cache --dataset got10k --teacher none.pth

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str], prog: str = "python -m train") -> int:
         _alone("study")
         seeds = parse_seeds(options.seeds)
         for setting in options.settings:
-            at_budget(configs.load(setting, options.overrides), options.epochs, options.batches)
+            at_budget(configs.load(setting, options.overrides, strict=False), options.epochs, options.batches)
         from train.request import understood_study  # brings zarr and OpenCV
 
         members = understood_study(options.settings, seeds, options.overrides, options.epochs, options.batches)

@@ -9,6 +9,7 @@ from pathlib import Path
 import configs
 from cache import open_below
 from configs import Config, RequestError, catalog
+from configs.use import require_once, require_use
 from models.files import is_safetensors, require_teacher
 from train.caches import open_caches, other_sizes, resolve_dataset
 from train.moves import refuse_other
@@ -74,6 +75,9 @@ def understood_study(
     batches: None: BATCHES, or with like=NAME (or where only caches of NAME's sizes are there) those of that setting.
     RequestError: see `members`, `understood`.
     """
+    stated = {"train.seed": "--seeds", "train.epochs": epochs and "--epochs", "train.batches": batches and "--batches"}
+    require_once(overrides, {field: str(option) for field, option in stated.items() if option})
+    require_use(overrides, *(configs.load(setting, overrides, strict=False) for setting in settings))
     like = sizes_of(settings[0], overrides)
     if batches is None and not like and not any(override.startswith("train.batches=") for override in overrides):
         batches = BATCHES
@@ -95,10 +99,10 @@ def members(
     configurations = []
     for setting in settings:
         for seed in seeds:
-            config = configs.load(setting, [*overrides, f"train.seed={seed}"])
+            config = configs.load(setting, [*overrides, f"train.seed={seed}"], strict=False)
             # a folder of its own, so that a study and a run by hand do not meet
             name = f"train.name={config.train.name or 'study'}-seed{seed}"
-            config = configs.load(setting, [*overrides, f"train.seed={seed}", name])
+            config = configs.load(setting, [*overrides, f"train.seed={seed}", name], strict=False)
             configurations.append(resolve_dataset(configs.at_budget(config, epochs, batches)))
     pairs = {config.setting: run_folder.budget(config)[1] for config in configurations}
     if len(set(pairs.values())) > 1:
@@ -111,7 +115,7 @@ def members(
 
 def sizes_of(setting: str, overrides: Sequence[str]) -> str | None:
     """Whose sizes a study has: what `like` names; else None, or where no cache of its own size is there, a setting with caches (said)."""
-    config = configs.load(setting, overrides)
+    config = configs.load(setting, overrides, strict=False)
     if config.like is not None or config.dataset is not None:
         return config.like
     other = other_sizes(config)
