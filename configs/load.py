@@ -54,7 +54,7 @@ def load(setting: str, overrides: Sequence[str] = (), *, strict: bool = True) ->
     for override in overrides:
         check_place(tree, override)
         tree = _lay(tree, nested(override), f"override {override.partition('=')[0]}")
-    config = parse(_shared_out(tree, path.stem) | {"setting": path.stem}, where=str(setting))
+    config = parse(_shared_out(tree, path.stem), where=str(setting))
     if strict:
         require_use(overrides, config)
     return config
@@ -111,7 +111,8 @@ def _chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any
         raise RequestError(
             f"{path}: expected a base: chain that ends, found a circle {' -> '.join(p.stem for p in (*seen, path))}; remove one base:"
         )
-    tree = read_yaml(path)
+    # the config.yaml of a run is of the setting that it states
+    tree = {"setting": path.stem} | read_yaml(path)
     base = tree.pop("base", None)
     if base is None:
         return [(path, tree)]

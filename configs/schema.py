@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from configs.architectures import ARCHITECTURES
-from configs.section import ArchitectureName, Count, Device, Few, Layer, Name, Section, Seed, Text, Weight
+from configs.section import ArchitectureName, Count, Device, Few, Layer, Name, Section, Seed, Stem, Text, Weight
 from configs.tracking import TrackingConfig
 
 NetworkPart = Literal["backbone", "head"]
@@ -278,7 +278,7 @@ class TrainConfig(Section):
 class Config(Section):
     """One run, resolved: what `base:` files, the setting and the overrides give together."""
 
-    setting: str = Field("", description="name of the setting (its file)")
+    setting: Stem = Field("", description="name of the setting (its file)")
     doc: str = Field("", description="one line on what the setting is")
     like: Text | None = Field(
         None,

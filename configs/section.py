@@ -36,6 +36,12 @@ def _name(value: str) -> str:
     return value
 
 
+def _stem(value: str) -> str:
+    if value and ("/" in value or _text(value) in (".", "..")):
+        raise ValueError(f"expected the name of a setting, without folder, found {value!r:.60}; change it")
+    return value
+
+
 def _architecture(value: str) -> str:
     if value not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
@@ -53,6 +59,8 @@ def device_name(value: str) -> str:
 Text = Annotated[str, AfterValidator(_text)]
 Name = Annotated[str, AfterValidator(_name)]
 """Becomes a folder below another, and never one beside it."""
+Stem = Annotated[str, AfterValidator(_stem)]
+"""Of a file; becomes a folder as well."""
 ArchitectureName = Annotated[str, AfterValidator(_architecture)]
 Device = Annotated[str, AfterValidator(device_name)]
 

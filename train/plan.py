@@ -218,7 +218,12 @@ def cache_command(config: Config, split: str, dataset: str | None = None) -> str
     like = [f"like={config.like}"] if config.like else []
     plain = configs.load(config.setting, like) if file.is_file() else Config(losses=config.losses, phases=config.phases)
     dataset = dataset or (config.dataset if split == "train" else config.val_dataset or config.dataset)
-    words = ["make", "cache", f"DATASET={shlex.quote(dataset) if dataset else 'NAME'}", f"SETTING={config.setting or 'FILE'}"]
+    words = [
+        "make",
+        "cache",
+        f"DATASET={shlex.quote(dataset) if dataset else 'NAME'}",
+        f"SETTING={shlex.quote(config.setting + '.yaml' * (not file.is_file()))}",
+    ]
     if config.pairs.count != plain.pairs.count:
         words.append(f"PAIRS={config.pairs.count}")
     if config.pairs.val_count != plain.pairs.val_count:

@@ -224,6 +224,17 @@ def test_a_file_of_ones_own_may_inherit_from_a_setting(tmp_path):
         configs.load(str(tmp_path / "a.yaml"))
 
 
+def test_what_a_run_wrote_is_of_the_setting_that_it_states_and_what_stands_on_it_is_not(tmp_path):
+    (tmp_path / "config.yaml").write_text(configs.dump(configs.load("ts", ["train.epochs=3"])))
+    assert configs.load(str(tmp_path / "config.yaml")) == configs.load("ts", ["train.epochs=3"])
+    (tmp_path / "mine.yaml").write_text("base: config\n")
+    assert configs.load(str(tmp_path / "mine.yaml")).setting == "mine"
+    for name in ("../x", "..", "a/b", "3", "null"):
+        (tmp_path / "mine.yaml").write_text(f"base: config\nsetting: {name}\n")
+        with pytest.raises(RequestError, match="setting: expected"):
+            configs.load(str(tmp_path / "mine.yaml"))
+
+
 def test_field_help_lists_every_field_with_its_default():
     rows = {name: (default, text) for name, default, text in configs.field_help()}
     assert rows["train.epochs"][0] == "50"
