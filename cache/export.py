@@ -13,6 +13,7 @@ from cache.identity import diff
 from cache.layout import Group, pair_groups, target_group, teacher_group
 from cache.store import Cache
 from configs.errors import RequestError, RunError
+from configs.machine import require_place
 
 
 def export(cache: Cache, out: str | Location, progress: Callable[[str], None] = lambda line: None) -> Cache:
@@ -23,6 +24,8 @@ def export(cache: Cache, out: str | Location, progress: Callable[[str], None] = 
     or not at all. RequestError if `out` is another cache, or a file that is no whole copy of this one.
     """
     out = location(out)
+    if isinstance(out, Path) and not out.exists():
+        require_place(out.parent, "the copy")
     if not (isinstance(out, Path) and is_hdf5(out)):
         return _to_directory(cache, out, progress)
     if out.exists():

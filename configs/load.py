@@ -112,7 +112,7 @@ def _chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any
             f"{path}: expected a base: chain that ends, found a circle {' -> '.join(p.stem for p in (*seen, path))}; remove one base:"
         )
     # the config.yaml of a run is of the setting that it states
-    tree = {"setting": path.stem} | read_yaml(path)
+    tree = {"setting": path.stem} | (_shipped(path) if path.parent == SETTINGS else read_yaml(path))
     base = tree.pop("base", None)
     if base is None:
         return [(path, tree)]
@@ -122,6 +122,12 @@ def _chain(path: Path, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any
         known = [p.stem for p in SETTINGS.glob("*.yaml")]
         raise RequestError(f"{path}: expected base: to be a setting, found '{base!s:.80}'{nearest(str(base), known)}; see configs/settings")
     return [*_chain(parent, (*seen, path)), (path, tree)]
+
+
+@functools.cache
+def _shipped(path: Path) -> dict[str, Any]:
+    """A file of configs/settings: most are bases of others, and reading YAML takes longer than all the rest. Not to be changed."""
+    return read_yaml(path)
 
 
 def _stacked(trees: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from configs.errors import RequestError
+
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 """Of processor n: the processors of its core."""
@@ -38,6 +40,23 @@ def _quota() -> int:
 def existing(path: Path) -> Path:
     """`path`, or the nearest folder above it that is there."""
     return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def unwritable(folder: Path) -> str | None:
+    """What keeps a folder from being made or written; None: nothing that can be known before."""
+    try:
+        there = existing(folder)
+    except (OSError, ValueError) as error:
+        return str(error)
+    if not there.is_dir():
+        return "a file"
+    return None if os.access(there, os.W_OK | os.X_OK) else "one without the right to write"
+
+
+def require_place(folder: Path, what: str) -> None:
+    """RequestError where nothing could be written in a folder; what: the option that names it."""
+    if found := unwritable(folder):
+        raise RequestError(f"{what}: expected a folder that can be written to, found {found} at {folder}; name another")
 
 
 def free_bytes(folder: Path) -> int:

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str], prog: str = "python -m precompute") -> int:
     if options.engine is None:
         require_device(options.device, "--device")
     _require_engine(options)
-    from precompute.request import Request  # brings zarr and OpenCV
+    from precompute.request import Request  # brings OpenCV
 
     request = Request(config, options.dataset, splits, options.targets, part, options.device, options.threads)
     request.check()

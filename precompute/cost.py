@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cache import Cache, PairSetSpec, TargetSpec, Unit
 from cache.address import Location
 from configs.errors import RequestError, RunError
-from configs.machine import free_bytes
+from configs.machine import free_bytes, require_place
 from configs.schema import Config
 from configs.units import size_text
 from precompute.crop_writer import CropWriter
@@ -64,10 +64,12 @@ def total(needs: Iterable[Need]) -> float:
 
 
 def require_room(folder: Location, needs: Iterable[Need]) -> None:
-    """RequestError: the disk cannot hold all of it; a bucket can."""
+    """RequestError: the folder cannot be written, or its disk cannot hold all of it; a bucket can."""
     if not isinstance(folder, Path):
         return
-    wanted, free = total(needs), free_bytes(folder)
+    if (wanted := total(needs)) > 0:
+        require_place(folder, "CACHE_DIR")
+    free = free_bytes(folder)
     if wanted > free:
         raise RequestError(
             f"disk: expected room for {size_text(wanted)} below {folder}, found {size_text(free)} free;"

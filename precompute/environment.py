@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from configs.gpu import driver_cuda, torch_version
-from configs.machine import existing, free_bytes
+from configs.machine import existing, free_bytes, unwritable
 from configs.units import size_text
 from precompute.datasets import Problem
 
@@ -40,9 +39,8 @@ def environment(cache_dir: str) -> dict[str, Any]:
 def disk_problems(cache_dir: str) -> list[Problem]:
     """A folder for caches that cannot be made or written, or that has less than `LEAST_FREE` bytes."""
     there = existing(Path(cache_dir))
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        what = "a file" if not there.is_dir() else "one without the right to write"
-        return [Problem(str(there), 0, f"expected a folder that caches can be written to, found {what}; set CACHE_DIR to another")]
+    if found := unwritable(there):
+        return [Problem(str(there), 0, f"expected a folder that caches can be written to, found {found}; set CACHE_DIR to another")]
     if (free := free_bytes(there)) < LEAST_FREE:
         what = f"expected {size_text(LEAST_FREE)} or more free for caches, found {size_text(free)}"
         return [Problem(cache_dir, 0, f"{what}; free some space or set CACHE_DIR to another disk")]

@@ -147,10 +147,10 @@ for words in json.load(sys.stdin):
             code = repr(error)
     with open("/proc/self/status") as status:
         peak = int(re.search(r"VmHWM:\\s+(\\d+)", status.read())[1]) / 1e3
-    heavy = sorted({"torch", "torchvision", "matplotlib", "nvidia", "scipy", "onnx"} & set(sys.modules))
+    heavy = sorted({"torch", "torchvision", "matplotlib", "nvidia", "scipy", "onnx", "zarr", "numcodecs"} & set(sys.modules))
     print(json.dumps([code if not heavy else heavy, said.getvalue(), time.process_time() - began, peak]), flush=True)
 """
-ALONE = {"--help": 0.5, "train run --setting atom_cfk": 1, "train run --setting gt": 1.5, "precompute cache --dataset x --targets y": 1.5}
+ALONE = {"--help": 0.5, "train run --setting atom_cfk": 1, "train run --setting gt": 1, "precompute cache --dataset x --targets y": 1}
 """Command -> seconds of processor time that it may take on a quiet machine, from the beginning of a process."""
 TOGETHER = """
 nonsense
@@ -184,6 +184,7 @@ precompute check
 precompute check nope
 precompute check got10k --decode -5
 precompute demo-data --out x --frames 1
+precompute demo-data --out text.pth
 train run
 train run --setting gt
 train run --setting atom_cfkd
@@ -201,6 +202,7 @@ train study gt tss
 train study gt gt
 train study gt --epochs 0
 train study gt --seeds x
+train study gt --out text.pth/study
 train study gt dataset=nope
 train report none --out r
 cache ls
@@ -217,6 +219,9 @@ models show .
 models convert none.pth x.safetensors
 models convert text.pth x.safetensors
 models convert weights.safetensors x.txt
+models convert weights.safetensors text.pth/x.safetensors
+models export weights.safetensors text.pth
+models deploy weights.safetensors text.pth/x.onnx
 models convert weights.safetensors x.pth --dtype float16
 models export none.pth x
 models deploy weights.safetensors x.txt
@@ -233,6 +238,8 @@ tracking eval --dataset got10k --checkpoint none.pth
 tracking eval --dataset got10k --device gpu
 tracking eval --dataset got10k train.epochs=2
 tracking eval --dataset got10k --split train --sequences nope
+tracking eval --dataset got10k --split train --baselines still --out text.pth
+tracking track --video got10k/train/one --checkpoint weights.safetensors --box 9,9,20,20 --out text.pth/x
 tracking track --video none.mp4
 tracking track --video none.mp4 --checkpoint none.pth
 tracking track --video none.mp4 --checkpoint weights.safetensors

@@ -11,7 +11,7 @@ import configs
 from configs.cli import Parser, run
 from configs.errors import RequestError
 from configs.gpu import require_device
-from configs.machine import processors
+from configs.machine import processors, require_place
 from tracking.request import BASELINES, named_path, parse_box, require_baselines
 
 
@@ -41,6 +41,7 @@ def _eval(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not options.checkpoint and not {"still", "opencv"} & {*baselines}:
         raise RequestError("eval: expected a tracker, found none; give CHECKPOINT=student.safetensors")
     videos = open_videos(options.dataset, options.split)
+    require_place(options.out / videos.name, "--out")
     videos = (videos.named(options.sequences) if options.sequences else videos).first(options.first)
     import models  # torch comes with what follows
     from tracking.contestants import contestants
@@ -75,6 +76,7 @@ def _track(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         parse_box(options.box)
     if not options.video.isdecimal():
         open_frames(Path(options.video))
+    require_place(options.out, "--out")
     from tracking.clip import track_clip  # brings torch
 
     written = track_clip(options.checkpoint, options.video, options.box, options.out, options.setting, overrides, options.device)

@@ -14,6 +14,7 @@ from configs import RequestError
 from configs.budget import at_budget
 from configs.cli import Parser, run
 from configs.gpu import require_device
+from configs.machine import require_place
 from configs.process import settle
 
 
@@ -25,15 +26,17 @@ def main(arguments: Sequence[str], prog: str = "python -m train") -> int:
 
         for folder in options.runs:
             read_run(folder)
+        require_place(options.out, "--out")
         from train.reports.report import report  # matplotlib takes a second to import
 
         print(f"report: {report(options.runs, options.out)}")
     elif options.command == "study":
         _alone("study")
+        require_place(options.out, "--out")
         seeds = parse_seeds(options.seeds)
         for setting in options.settings:
             at_budget(configs.load(setting, options.overrides, strict=False), options.epochs, options.batches)
-        from train.request import understood_study  # brings zarr and OpenCV
+        from train.request import understood_study  # brings OpenCV
 
         members = understood_study(options.settings, seeds, options.overrides, options.epochs, options.batches)
         settle()

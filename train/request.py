@@ -9,6 +9,7 @@ from pathlib import Path
 import configs
 from cache import open_below
 from configs import Config, RequestError, catalog
+from configs.machine import require_place
 from configs.use import require_once, require_use
 from models.files import is_safetensors, require_teacher
 from train.caches import open_caches, other_sizes, resolve_dataset
@@ -44,6 +45,8 @@ def understood(config: Config) -> Request:
     refuse_other(before, config, folder)
     result = run_folder.result_of(folder)
     finished = result is not None and result["steps"] == run_folder.budget(config)[0]
+    if not finished:
+        require_place(folder, "RUN_DIR")
     for split in ("train", "val") if not finished else ():
         require_known(config, split)
         open_caches(config, split)

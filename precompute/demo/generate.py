@@ -19,7 +19,7 @@ import numpy as np
 from configs.cli import Parser
 from configs.errors import RequestError
 from configs.files import write_atomic
-from configs.machine import processors
+from configs.machine import processors, require_place
 from configs.progress import ProgressBar
 from configs.stop import unseen_by_children
 from pairs.crops import encode
@@ -98,6 +98,7 @@ def generate(out: Path, request: Request, jobs: int = 1) -> bool:
     # a marker of before a field was there stands for its default
     if {**Request._field_defaults, **_read_marker(out)} == {**parameters, "complete": True}:
         return False
+    require_place(out, "--out")
     # the marker comes first and is completed last: a killed run is known as ours, and as partial
     write_atomic(marker, json.dumps({**parameters, "complete": False}) + "\n")
     work = []
@@ -119,8 +120,8 @@ def _read_marker(out: Path) -> dict[str, Any]:
     """What the marker of an earlier run says; empty for a folder that is missing or empty."""
     try:
         marker = json.loads((out / MARKER).read_text())
-    except FileNotFoundError:
-        if out.exists() and any(out.iterdir()):
+    except (FileNotFoundError, NotADirectoryError):
+        if out.is_dir() and any(out.iterdir()):
             raise RequestError(
                 f"--out: expected an empty folder or one made by demo-data, found other files in {out}; choose another folder"
             ) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from configs import machine, process
+from configs.errors import RequestError
 
 ROOT = Path(__file__).parents[2]
 GLIBC = platform.libc_ver()[0] == "glibc"
@@ -115,3 +116,15 @@ def test_waiting_threads_sleep_and_torch_takes_the_threads_that_were_chosen():
     code = "from configs.process import settle; settle(leave_busy=False); import os, torch; print(torch.get_num_threads());"
     said, threads, policy = run_python(f"{code} settle(); print(os.environ['OMP_WAIT_POLICY'])").splitlines()
     assert said.startswith(f"machine: {threads} thread") and threads == str(machine.cores()) and policy == "PASSIVE"
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path, monkeypatch):
+    machine.require_place(tmp_path / "new" / "deep", "--out")
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match=r"--out: expected a folder that can be written to, found a file at .*file/x; name another"):
+        machine.require_place(tmp_path / "file" / "x", "--out")
+    with pytest.raises(RequestError, match="name too long"):
+        machine.require_place(tmp_path / ("a" * 300), "--out")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as of a file system mounted to read only, for whoever asks
+    with pytest.raises(RequestError, match="RUN_DIR: expected a folder that can be written to, found one without the right to write"):
+        machine.require_place(tmp_path / "new", "RUN_DIR")
