@@ -19,10 +19,11 @@ import torch
 
 from configs.errors import RequestError
 from configs.schema import ImageConfig, PairsConfig, SearchImageConfig
-from models.ascent import Ascent
+from models.ascent import Ascent, lines_of
 from models.convert import load_tracker
 from models.deploy import STEPS, parts, read_deployed
 from models.export import onnx_packages
+from models.inference import Parts
 from models.refine import boxes_of_numbers, climb
 from models.sizes import flops, parameter_counts
 from models.tracker import HEAD_LAYERS, Tracker, blueprint, build
@@ -83,19 +84,19 @@ def _boxes(size: int, number: int) -> np.ndarray:
 
 def _torch(path: Path, size: int) -> tuple[Tracker, Callable[[], Any], int]:
     network, _ = load_tracker(path)
-    image = torch.from_numpy(_crop(size)).permute(0, 3, 1, 2).float() / 255
+    image, parts = torch.from_numpy(_crop(size)), Parts(network.requires_grad_(False))
     boxes = torch.from_numpy(_boxes(size, BOXES if network.numbers == 1 else 1))
-    ascent = Ascent(network.bb_regressor) if network.numbers == 1 else None
+    head = network.bb_regressor
     with torch.no_grad():
-        vectors = network.modulation(network.features(image, HEAD_LAYERS), boxes[:, 0])
+        layer2, layer3 = parts.head_maps(image)
+        vectors = head.modulation(layer2, layer3, boxes[:, 0])
 
     @torch.no_grad()
     def frame() -> Any:
-        maps = network.features(image, HEAD_LAYERS)
-        encoded = network.bb_regressor.encode(maps["layer2"], maps["layer3"])
-        if ascent is None:
-            return boxes_of_numbers(network.bb_regressor.predict(vectors, encoded, boxes), boxes)
-        return climb(ascent, vectors, encoded, boxes, STEPS, 1.0)
+        maps = parts.head_maps(image)
+        if network.numbers == 1:
+            return climb(parts.ascent, vectors, parts.lines(*maps), boxes, STEPS, 1.0)
+        return boxes_of_numbers(head.predict(vectors, head.encode(*maps), boxes), boxes)
 
     return network, frame, size
 
@@ -135,8 +136,8 @@ def fidelity(tracker: Tracker, path: Path, images: np.ndarray) -> tuple[float, f
         with torch.no_grad():
             first, second = (tracker.features(one, HEAD_LAYERS) for one in (ref, test))
             vectors = tracker.modulation(first, torch.from_numpy(boxes[:, 0]))
-            encoded = tracker.bb_regressor.encode(second["layer2"], second["layer3"])
-            refined, predicted = climb(ascent, vectors, encoded, torch.from_numpy(boxes), STEPS, 1.0)
+            lines = lines_of(tracker.bb_regressor.encode(second["layer2"], second["layer3"]))
+            refined, predicted = climb(ascent, vectors, lines, torch.from_numpy(boxes), STEPS, 1.0)
         ours = [dict(zip(HEAD_LAYERS, sessions["backbone"].run(None, {"image": one[None]}), strict=True)) for one in (before, image)]
         target3, target4 = sessions["modulation"].run(None, {**ours[0], "box": boxes[:, 0]})
         found = sessions["refinement"].run(

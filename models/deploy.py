@@ -25,9 +25,9 @@ from configs.files import write_atomic
 from models.ascent import Ascent
 from models.export import Graph, onnx_packages, traced
 from models.heads import Head
+from models.inference import HeadMaps, Lines
 from models.refine import boxes_of_numbers, climb
 from models.tracker import HEAD_LAYERS, Tracker
-from pairs.decode.decoder import MEAN, STD
 
 STEPS = 5
 """Steps of the ascent in the file."""
@@ -108,23 +108,18 @@ def parts(model: Any, facts: Facts) -> dict[str, bytes]:
 
 def _graphs(tracker: Tracker) -> dict[str, Graph]:
     head = tracker.bb_regressor
-    mean, scale = (torch.from_numpy(row)[:, None, None] for row in (MEAN * 255, 1 / (STD * 255)))
-
-    def backbone(part: Any, image: Tensor) -> tuple[Tensor, ...]:
-        maps = part((image.permute(0, 3, 1, 2).float() - mean) * scale, HEAD_LAYERS)
-        return tuple(maps[layer] for layer in HEAD_LAYERS)
 
     def refinement(part: Any, target3: Tensor, target4: Tensor, layer2: Tensor, layer3: Tensor, boxes: Tensor, step: Any) -> Any:
-        return climb(part["ascent"], (target3, target4), part["head"].encode(layer2, layer3), boxes, STEPS, step)
+        return climb(part["ascent"], (target3, target4), part["lines"](layer2, layer3), boxes, STEPS, step)
 
     def direct(part: Head, target3: Tensor, target4: Tensor, layer2: Tensor, layer3: Tensor, boxes: Tensor) -> Tensor:
         return boxes_of_numbers(part.predict((target3, target4), part.encode(layer2, layer3), boxes), boxes)
 
     names = PARTS["refinement"]
     return {
-        "backbone": Graph(tracker.feature_extractor, backbone, *PARTS["backbone"]),
+        "backbone": Graph(HeadMaps(tracker), HeadMaps.forward, *PARTS["backbone"]),
         "modulation": Graph(head, Head.modulation, *PARTS["modulation"]),
-        "refinement": Graph(nn.ModuleDict({"head": head, "ascent": Ascent(head)}), refinement, *names)
+        "refinement": Graph(nn.ModuleDict({"lines": Lines(head), "ascent": Ascent(head)}), refinement, *names)
         if tracker.numbers == 1
         else Graph(head, direct, names[0][:-1], names[1][:1]),
     }

@@ -6,11 +6,12 @@ Letters: B pairs, N boxes a pair, D the head's width. Boxes (x, y, w, h), top-le
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from models.ascent import Ascent
+from models.ascent import Ascent, Pair, lines_of
 from models.tracker import HEAD_LAYERS, Tracker
 
 MOST_GROWTH = math.log(1000 / 16)
@@ -20,20 +21,16 @@ PUBLISHED_TARGET = 288 / 5
 
 
 @torch.no_grad()
-def climb(
-    ascent: Ascent, modulation: tuple[Tensor, Tensor], maps: tuple[Tensor, Tensor], boxes: Tensor, steps: int, step: float
-) -> tuple[Tensor, Tensor]:
+def climb(ascent: Callable[[Pair, Pair, Tensor], Pair], modulation: Pair, lines: Pair, boxes: Tensor, steps: int, step: float) -> Pair:
     """boxes (B, N, 4) after that many steps of box += step * gradient of the prediction * (w, h, w, h); and their predictions (B, N).
 
-    modulation and maps as of `Head.modulation` and `Head.encode`; step in pixels (see `step_pixels`). The predictions
-    are those at the last gradient, one step before the boxes that are returned, as in the published tracker; with steps = 0 those of the
-    boxes.
+    ascent: an `Ascent`, modulation and lines as it takes them; step in pixels (see `step_pixels`). The predictions are those at the last
+    gradient, one step before the boxes that are returned, as in the published tracker; with steps = 0 those of the boxes.
     """
-    levels = ascent.levels(modulation, maps)
-    predicted, gradient = ascent(levels, boxes)
+    predicted, gradient = ascent(modulation, lines, boxes)
     for number in range(steps):
         if number:
-            predicted, gradient = ascent(levels, boxes)
+            predicted, gradient = ascent(modulation, lines, boxes)
         sides = boxes[..., 2:]
         boxes = boxes + step * gradient * torch.cat([sides, sides], dim=-1)
     return boxes, predicted
@@ -50,7 +47,7 @@ def refine(tracker: Tracker, images: tuple[Tensor, Tensor], ref_box: Tensor, box
     maps = head.encode(test["layer2"], test["layer3"])
     if tracker.numbers == 4:
         return boxes_of_numbers(head.predict(modulation, maps, boxes), boxes)
-    return climb(Ascent(head), modulation, maps, boxes, steps, step)[0]
+    return climb(Ascent(head), modulation, lines_of(maps), boxes, steps, step)[0]
 
 
 def step_pixels(step: float, size: int, area_factor: float) -> float:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.ascent import Ascent
 from models.convert import load_tracker
+from models.inference import Parts
 from models.refine import boxes_of_numbers, climb
+from models.tracker import HEAD_LAYERS
 from pairs.decode.decoder import MEAN, STD
 
 Features = dict[str, Tensor]
@@ -48,33 +49,31 @@ class TorchNetwork:
         self.tracker, _ = load_tracker(checkpoint)
         # images come with their channels last, and weights would be put so in every frame
         self.tracker.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-        self.ascent = Ascent(self.tracker.bb_regressor) if self.tracker.numbers == 1 else None
-        self.architecture, self.device = self.tracker.architecture, device
+        self.parts, self.architecture, self.device = Parts(self.tracker), self.tracker.architecture, device
         self.mean, self.scale = (torch.from_numpy(row).to(device)[:, None, None] for row in (MEAN * 255, 1 / (STD * 255)))
 
     @torch.no_grad()
     def features(self, images: np.ndarray, layers: Sequence[str]) -> Features:
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
-        return self.tracker.features((pixels - self.mean) * self.scale, layers)
+        pixels = torch.from_numpy(images).to(self.device)
+        if set(layers) <= set(HEAD_LAYERS):
+            return dict(zip(HEAD_LAYERS, self.parts.head_maps(pixels), strict=True))
+        return self.tracker.features((pixels.permute(0, 3, 1, 2).float() - self.mean) * self.scale, layers)
 
     @torch.no_grad()
     def modulation(self, features: Features, box: np.ndarray) -> Vectors:
         return self.tracker.modulation(features, self._boxes(box[None])[0])
 
+    @torch.no_grad()
     def climb(self, vectors: Vectors, features: Features, boxes: np.ndarray, steps: int, step: float) -> tuple[np.ndarray, np.ndarray]:
-        assert self.ascent is not None
-        climbed, predicted = climb(self.ascent, vectors, self._encoded(features), self._boxes(boxes), steps, step)
+        lines = self.parts.lines(features["layer2"], features["layer3"])
+        climbed, predicted = climb(self.parts.ascent, vectors, lines, self._boxes(boxes), steps, step)
         return climbed[0].double().cpu().numpy(), predicted[0].double().cpu().numpy()
 
     @torch.no_grad()
     def direct(self, vectors: Vectors, features: Features, boxes: np.ndarray) -> np.ndarray:
-        start = self._boxes(boxes)
-        numbers = self.tracker.bb_regressor.predict(vectors, self._encoded(features), start)
+        start, head = self._boxes(boxes), self.tracker.bb_regressor
+        numbers = head.predict(vectors, head.encode(features["layer2"], features["layer3"]), start)
         return boxes_of_numbers(numbers, start)[0].double().cpu().numpy()
-
-    @torch.no_grad()
-    def _encoded(self, features: Features) -> tuple[Tensor, Tensor]:
-        return self.tracker.bb_regressor.encode(features["layer2"], features["layer3"])
 
     def _boxes(self, boxes: np.ndarray) -> Tensor:
         """(N, 4) -> (1, N, 4) on the device."""
