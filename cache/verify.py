@@ -55,6 +55,8 @@ def verify(cache: Cache, *, deep: bool = False) -> list[Fault]:
     known = {unit.path for unit in units}
     unread = tuple(f"{top}{path}/" for path in groups_of(cache) if _is_target(path) and path not in known for top in ("", "ledger/"))
     faults += [_stray_fault(cache, stray) for stray in strays(cache, units) if not stray.path.startswith(unread)]
+    if not faults and (wrong := cache.backend.file_fault()):
+        faults.append(Fault(wrong, "/", None, None, None, ""))
     return faults if cache.backend.kind == "zarr" else [fault._replace(remedy=cache.backend.mend) for fault in faults]
 
 

@@ -120,6 +120,9 @@ class Reader(Protocol):
     def group_faults(self, group: str, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """(where, what is wrong) with the files of a group whose attributes are sound, its arrays and parts left out."""
 
+    def file_fault(self) -> str | None:
+        """What is wrong with a copy beside all that is described; None if nothing."""
+
     def strays(self, groups: Iterable[Group]) -> Iterator[Stray]:
         """What belongs to none of `groups` or to no published part of them."""
 

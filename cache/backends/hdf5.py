@@ -1,19 +1,21 @@
 """A copy of a cache in a single HDF5 file: for filesystems with few inodes and for handing on. Written whole, never changed.
 
 Every group keeps its attributes as one JSON text in the dataset `attributes` (HDF5's own are limited to 64 KiB);
-`ledger/<unit>/<part>` and `ledger/history/<number>` are JSON texts too. Checksums are of a part's rows, not of its chunks.
+`ledger/<unit>/<part>` and `ledger/history/<number>` are JSON texts too. Checksums are of a part's rows, not of its chunks; the file ends
+with the SHA-256 of all before it, for what HDF5 itself keeps between them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -21,10 +23,15 @@ import numpy as np
 from cache.backends.base import LOOK, Part, Stray, json_of, ledger_entry, remains_of
 from cache.backends.place import make_folders
 from cache.layout import DOCS, Group, Placed, sealed, sha256, unsealed
-from configs.errors import RunError
+from configs.errors import RunError, TeachOnceError
 from configs.files import fsync_folder
 
 _VERSIONS = ("v108", "v110")  # of the format: read by every HDF5 of the last decade
+_MARK = b"\nTeachOnce copy, SHA-256 of all before: "
+"""Begins the trailer, which HDF5 passes over."""
+_TRAILER = len(_MARK) + 64
+_MARKED = "sha256_at_the_end"
+"""Attribute of a file that has a trailer."""
 
 
 class Hdf5Copy:
@@ -48,14 +55,20 @@ class Hdf5Copy:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (RuntimeError, ValueError, OSError) as error:
-            raise RunError(f"{self.path}: expected a sound HDF5 file, found {error}; {LOOK}") from error
+        except TeachOnceError:
+            raise
+        except Exception as error:  # a damaged file fails in any way
+            raise RunError(f"{self.path}: expected a sound HDF5 file, found {error!s:.300}; {LOOK}") from error
 
     # groups and rows
 
     def described(self, group: str) -> dict[str, Any]:
+        name = f"{group}/attributes".lstrip("/")
         with self._reading():
-            return json_of(bytes(self._file[f"{group}/attributes".lstrip("/")][()]))
+            text = bytes(self._file[name][()]) if name in self._file else None
+        if text is None:
+            raise KeyError(group)
+        return json_of(text)
 
     def attributes(self, group: str) -> dict[str, Any]:
         attributes = self.described(group)
@@ -135,6 +148,16 @@ class Hdf5Copy:
     def group_faults(self, group: str, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         return iter(())
 
+    def file_fault(self) -> str | None:
+        with self._reading(), open(self.path, "rb") as stream:
+            size = max(0, self.path.stat().st_size - _TRAILER)
+            stream.seek(size)
+            trailer = stream.read()
+            if trailer.startswith(_MARK):
+                return None if trailer[len(_MARK) :].decode(errors="replace") == _digest(stream, size) else "checksum of the file differs"
+            # copies of before have none
+            return "checksum at the end of the file is missing" if _MARKED in self._file.attrs else None
+
     def strays(self, groups: Iterable[Group]) -> Iterator[Stray]:
         names: list[str] = []
         known = {"ledger", "ledger/targets", "ledger/history"}
@@ -161,6 +184,7 @@ def write_copy(path: Path, groups: Iterable[Group], parts: Iterable[Part], histo
         for group in groups:
             _build(file, group)
         file.create_group("ledger").attrs["doc"] = DOCS["ledger"]
+        file.attrs[_MARKED] = True
         for part in parts:
             for placed, rows in part.data:
                 begin = part.number * placed.grid.part
@@ -201,6 +225,16 @@ class _Stream(io.FileIO):
             raise self.error
 
 
+def _digest(stream: BinaryIO | io.FileIO, size: int) -> str:
+    """SHA-256 of the first `size` bytes; leaves the stream behind them."""
+    digest, left = hashlib.sha256(), size
+    stream.seek(0)
+    while left and (block := stream.read(min(left, 1 << 18))):
+        digest.update(block)
+        left -= len(block)
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[_Stream]:
     """A file that gets its name once it is whole and durable."""
@@ -213,6 +247,8 @@ def _new_file(path: Path) -> Iterator[_Stream]:
     try:
         with _Stream(handle, "r+b") as stream:
             yield stream
+            end = stream.seek(0, os.SEEK_END)
+            stream.write(_MARK + _digest(stream, end).encode())
             stream.check()
             os.fsync(handle)
         temporary.rename(path)

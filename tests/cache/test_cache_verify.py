@@ -243,6 +243,26 @@ def test_damage_of_a_copy_is_named_and_the_remedy_is_another_copy(kit, tmp_path)
     assert {fault.remedy for fault in faults} == {"remove this copy and export its zarr cache again, finished and sound"}
 
 
+def test_every_byte_of_a_copy_counts_also_those_between_its_arrays(kit, tmp_path):
+    path, rng = tmp_path / "cache.h5", random.Random(3)
+    rows = kit.fill(path).pairs.read(0, 20)
+    whole = path.read_bytes()
+    with h5py.File(path) as file:
+        texts = [file[name].id.get_offset() for name in ("attributes", "pairs/attributes", "ledger/pairs/00001")]
+    places = [0, 40, len(whole) - 1, len(whole) - 80, *texts, *(rng.randrange(8, 4000) for _ in range(12))]
+    for at in places:
+        path.unlink()  # a file that is open stays as it was
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ rng.randrange(1, 256)]) + whole[at + 1 :])
+        try:
+            assert verify_path(path) != [], at
+            found = Cache.open(path).check_before_use().pairs.read(0, 20)
+            assert all(np.array_equal(found[name], rows[name]) for name in rows), at
+        except (RunError, RequestError):
+            pass
+    path.write_bytes(whole[: whole.rindex(b"\nTeachOnce")])
+    assert [fault.what for fault in verify(Cache.open(path))] == ["checksum at the end of the file is missing"]
+
+
 def test_a_copy_that_was_cut_short_is_no_cache(kit, tmp_path):
     path = tmp_path / "cache.h5"
     kit.fill(path)
