@@ -100,7 +100,9 @@ track: setup ## CHECKPOINT=student.safetensors VIDEO=clip.mp4 [BOX=x,y,w,h]: box
 	$(CHECKPOINTS) $(TEACHONCE) tracking track --video "$$VIDEO"$(if $(VIDEO),,$(error track: expected VIDEO=clip.mp4, a folder of images or the number of a camera)) \
 	  $(if $(CHECKPOINT),"$${checkpoints[@]}") $(if $(BOX),"--box=$$BOX") $$ARGS
 
-# counting covered lines costs a good part of the time where Python lacks sys.monitoring (3.12)
+# two processes of one thread each: threads of both would wait for one another. Counting covered lines costs a good part of the time where
+# Python lacks sys.monitoring (3.12)
+test: export OMP_NUM_THREADS ?= 1
 test: setup ## the tests; COVERAGE=1 says how many lines of each room they run
 	$(if $(COVERAGE),COVERAGE_CORE=$$($(PY) -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')) \
 	  $(PY) -m pytest -n 2 --dist loadfile $(if $(COVERAGE),--cov --cov-report=term)

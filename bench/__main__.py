@@ -25,7 +25,9 @@ from pathlib import Path
 
 import configs
 from configs.cli import Parser, run
+from configs.errors import RequestError
 from configs.gpu import require_device
+from configs.machine import require_file_place
 from configs.process import settle
 from models.files import is_safetensors
 
@@ -57,6 +59,13 @@ def main(arguments: Sequence[str], prog: str = "python -m bench") -> int:
     options = parser(prog).parse_args(arguments)
     configs.load(options.setting, [f"pairs.{image}.size={options.size}" for image in ("ref", "test")] + options.overrides)
     require_device(options.device, "--device")
+    for name in ("json", "trace"):
+        if (path := getattr(options, name)) is not None:
+            require_file_place(path, f"--{name}")
+    if "public" in (options.only or ()) and options.setting not in PUBLIC:
+        raise RequestError(
+            f"--only public: expected --setting {' or '.join(PUBLIC)}, found {options.setting}; choose one, or leave public out"
+        )
     options.only = options.only or [part for part in USUAL if part != "public" or options.setting in PUBLIC]
     options.channels_last, options.compile = (SWITCH.get(value) for value in (options.channels_last, options.compile))
     machine: list[str] = []

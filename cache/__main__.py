@@ -20,7 +20,7 @@ from cache.verify import Fault, verify_path
 from configs import cli
 from configs.errors import RequestError, RunError, nearest
 from configs.hooks import frames, repairs
-from configs.machine import require_place
+from configs.machine import require_file_place
 from configs.process import settle
 from configs.units import size_text
 
@@ -171,7 +171,7 @@ def _view(arguments: argparse.Namespace) -> int:
         raise RequestError("view: expected --html FILE with --worst and --teacher, found none; add it")
     if arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise RequestError(f"--out: expected a .png or .jpg file, found {arguments.out}; say e.g. --out pairs.png")
-    require_place(arguments.out.parent, "--out")
+    require_file_place(arguments.out, "--out")
     pairs = _pair_numbers(arguments.pairs, cache.count)
     write_atomic(arguments.out, cv2.imencode(arguments.out.suffix.lower(), contact_sheet(cache, pairs))[1].tobytes())
     print(f"picture: {arguments.out} ({len(pairs)} pairs)")
@@ -186,7 +186,7 @@ def _view_page(cache: Cache, arguments: argparse.Namespace) -> int:
         raise RequestError(f"--html: expected a .html file, found {arguments.html}; say e.g. --html pairs.html")
     if arguments.worst is not None and not 1 <= arguments.worst <= 400:
         raise RequestError(f"--worst: expected 1 to 400 pairs, found {arguments.worst}; say e.g. --worst 24")
-    require_place(arguments.html.parent, "--html")
+    require_file_place(arguments.html, "--html")
     pairs = None if arguments.worst is not None else _pair_numbers(arguments.pairs, cache.count)
     write_atomic(arguments.html, page(cache, pairs, arguments.worst, arguments.teacher))
     print(f"page: {arguments.html}")

@@ -59,6 +59,13 @@ def require_place(folder: Path, what: str) -> None:
         raise RequestError(f"{what}: expected a folder that can be written to, found {found} at {folder}; name another")
 
 
+def require_file_place(path: Path, what: str) -> None:
+    """RequestError where no file of this name could be written; what: the option that names it."""
+    if path.is_dir():
+        raise RequestError(f"{what}: expected the name of a file, found the folder {path}; name a file in it")
+    require_place(path.parent, what)
+
+
 def free_bytes(folder: Path) -> int:
     """Free space where `folder` is or will be."""
     return shutil.disk_usage(existing(folder)).free

@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.cli import Parser, run
 from configs.errors import RequestError, printable
-from configs.machine import require_place
+from configs.machine import require_file_place, require_place
 from configs.process import settle
 from configs.schema import ImageConfig, PairsConfig, SearchImageConfig
 from models.files import is_safetensors, require_writable_form
@@ -109,8 +109,10 @@ def main(arguments: Sequence[str], prog: str = "python -m models") -> None:
         require_writable_form(Path(options.output), options.dtype is not None, options.legacy)
     if options.command == "deploy" and not options.output.endswith(".onnx"):
         raise RequestError(f"expected an output name ending in .onnx, found {options.output}; rename it")
-    if options.command in ("convert", "deploy", "export"):
-        require_place(Path(options.folder) if options.command == "export" else Path(options.output).parent, "output")
+    if options.command in ("convert", "deploy"):
+        require_file_place(Path(options.output), "output")
+    elif options.command == "export":
+        require_place(Path(options.folder), "output")
     settle(say=lambda line: None, leave_busy=False)
     import torch
 

@@ -251,6 +251,12 @@ bench --device gpu
 bench --only nope
 bench --batch 0
 bench train.batch=-1
+bench --json text.pth/x.json
+bench --json got10k
+bench --trace ''
+bench --setting drnet_cfkd --only public
+models convert weights.safetensors folder.safetensors
+models deploy weights.safetensors folder.onnx
 bench staleness none none.pth
 bench staleness none weights.safetensors
 bench staleness none weights.safetensors --pairs 0
@@ -271,6 +277,8 @@ def place(tmp_path) -> Path:
     (folder.parent / "list.txt").write_text("one\n")
     (tmp_path / "weights.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
     (tmp_path / "text.pth").write_text("no weights")
+    for folder in ("folder.safetensors", "folder.onnx"):
+        (tmp_path / folder).mkdir()
     return tmp_path
 
 
