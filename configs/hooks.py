@@ -1,7 +1,7 @@
 """The calls that go beside the arrows of docs/architecture.md: by name, when they are asked for, through this file alone.
 
 Training and the store know nothing of frames; where a data set lies on this machine, precompute can tell whether a cache is still of it,
-and compute again what is damaged in it.
+and compute again what is damaged in it. Networks know nothing of the store; an int8 file is calibrated on its crops.
 """
 
 from __future__ import annotations
@@ -30,6 +30,18 @@ class Repair(Protocol):
 
     def repair(self, path: Any, weights: Path | None, say: Callable[[str], None]) -> None:
         """See precompute.repair."""
+
+
+class Samples(Protocol):
+    """What the module cache.samples offers."""
+
+    def crops(self, path: str, most: int) -> list[bytes]:
+        """See cache.samples."""
+
+
+def samples() -> Samples:
+    """The module cache.samples."""
+    return cast(Samples, importlib.import_module("cache.samples"))
 
 
 def repairs() -> Repair:

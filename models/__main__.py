@@ -86,7 +86,9 @@ def parser(prog: str) -> Parser:
     one.add_argument("output", metavar="OUT", help="*.onnx")
     one.add_argument("--crop-size", type=_side, default=PairsConfig().test.size, help="side of the crop (default: %(default)s)")
     one.add_argument("--precision", choices=("float32", "float16", "int8"), default="float32", help="float16: stored; int8: the backbone")
-    one.add_argument("--images", metavar="DIR", help="frames to calibrate int8 on, and to measure the file on (default: noise, float only)")
+    pictures = one.add_mutually_exclusive_group()
+    pictures.add_argument("--cache", help="a cache whose test crops int8 is calibrated on, and the file is measured on")
+    pictures.add_argument("--images", metavar="DIR", help="frames in their place (default: noise, float only)")
 
     speed = commands.add_parser("bench", help="parameters, multiply-adds, MB and frames a second of networks, side by side")
     speed.add_argument("files", metavar="FILE", nargs="+", help=f"{INPUT}, or ONNX of `deploy`")
@@ -137,20 +139,22 @@ def main(arguments: Sequence[str], prog: str = "python -m models") -> None:
 
 
 def _deploy(options: argparse.Namespace) -> None:
-    from models.bench import fidelity, pictures
+    from models.bench import cached_pictures, fidelity, payoff, pictures
     from models.convert import load_tracker
     from models.deploy import deploy
 
     tracker, metadata = load_tracker(options.input)
-    images, path = pictures(options.images, options.crop_size), Path(options.output)
-    calibration = images if options.images else ()
-    deploy(tracker, path, options.crop_size, options.precision, calibration, metadata.get("setting", ""))
+    size, path, given = options.crop_size, Path(options.output), options.cache or options.images
+    images = cached_pictures(options.cache, size) if options.cache else pictures(options.images, size)
+    deploy(tracker, path, size, options.precision, images if given else (), metadata.get("setting", ""))
     line = f"{path}: {tracker.architecture}, {options.precision}, {path.stat().st_size / 1e6:.2f} MB"
     if tracker.numbers == 1:
         in_iou, in_pixels = fidelity(tracker, path, images)
-        on = f"{len(images)} frames of {options.images}" if options.images else "noise"
+        on = f"{len(images)} {'crops' if options.cache else 'frames'} of {given}" if given else "noise"
         line += f"; from its checkpoint on {on}: predicted IoU {in_iou:.1e}, refined boxes {in_pixels:.1e} px"
     print(line)
+    if options.precision != "float32":
+        print(payoff(tracker, path))
 
 
 def _bench(files: list[Path], size: int, threads: int) -> None:

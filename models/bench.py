@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,11 @@ import numpy as np
 import torch
 
 from configs.errors import RequestError
+from configs.hooks import samples
 from configs.schema import ImageConfig, PairsConfig, SearchImageConfig
 from models.ascent import Ascent, lines_of
 from models.convert import load_tracker
-from models.deploy import STEPS, parts, read_deployed
+from models.deploy import STEPS, deploy, parts, read_deployed
 from models.export import onnx_packages
 from models.inference import Parts
 from models.refine import boxes_of_numbers, climb
@@ -73,6 +75,20 @@ def pictures(folder: str | None, size: int, most: int = 64) -> np.ndarray:
     return np.stack([cv2.resize(read_frame(path)[:, :, ::-1], (size, size), interpolation=cv2.INTER_LINEAR) for path in chosen])
 
 
+def cached_pictures(cache: str, size: int, most: int = 64) -> np.ndarray:
+    """At most that many test crops of a cache, evenly spread, (n, S, S, 3) uint8 RGB.
+
+    RequestError: no cache, fewer than two pairs in it, or crops of another size.
+    """
+    crops = [np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))[:, :, ::-1] for jpeg in samples().crops(cache, most)]
+    if len(crops) < 2 or crops[0].shape[0] != size:
+        found = f"crops of {crops[0].shape[0]}" if len(crops) > 1 else f"{len(crops)}"
+        raise RequestError(
+            f"--cache: expected two crops of {size} pixels or more, found {found} in {cache}; set --crop-size, or give another"
+        )
+    return np.stack(crops)
+
+
 def _crop(size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
 
@@ -118,6 +134,23 @@ def _onnx(path: Path) -> tuple[Tracker, Callable[[], Any], int]:
         return sessions["refinement"].run(None, {**fixed, **dict(zip(HEAD_LAYERS, maps, strict=True))})
 
     return build(facts.architecture), frame, facts.size
+
+
+def payoff(tracker: Tracker, path: Path) -> str:
+    """In a line: size and time of a file beside the same network's in float32, and whether they pay (5 % or more).
+
+    The AUC that a file loses needs videos: `tracking eval` of both.
+    """
+    _, facts = read_deployed(path)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "float32.onnx"
+        deploy(tracker, plain, facts.size)
+        sizes, times = zip(*((float(row[4]), float(row[5])) for row in bench([plain, path], facts.size)), strict=True)
+    pays = [
+        f"the {what} {'pays' if after < 0.95 * before else 'does not pay'}" for what, (before, after) in (("size", sizes), ("time", times))
+    ]
+    beside = f"{sizes[1]:.2f} MB and {times[1]:.1f} ms a frame beside {sizes[0]:.2f} MB and {times[0]:.1f} ms in float32"
+    return f"{facts.precision}: {beside}: {' and '.join(pays)}; what it costs in AUC: `tracking eval` of this file and its checkpoint"
 
 
 def fidelity(tracker: Tracker, path: Path, images: np.ndarray) -> tuple[float, float]:

@@ -68,7 +68,7 @@ def deploy(
     onnx, _ = onnx_packages()
     crops = list(crops)
     if precision == "int8" and not crops:
-        raise RequestError("int8: expected crops to calibrate on, found none; give --images DIR")
+        raise RequestError("int8: expected crops to calibrate on, found none; give --cache CACHE or --images DIR")
     tracker = tracker.cpu().eval()
     graphs, inputs = _graphs(tracker), _inputs(tracker, size)
     models = {name: onnx.load_model_from_string(traced(graphs[name], inputs[name])) for name in PARTS}

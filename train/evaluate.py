@@ -76,8 +76,8 @@ class Validation:
         self.totals: dict[str, Tensor] = {}
         self.weight = 0
         self.refined_pairs = 0
-        # of each student: proposals, sum of their IoU before and after
-        self.gains = torch.zeros(students, 3, dtype=torch.float64, device=device)
+        # of each student and of the teacher: proposals, sum of their IoU before and after
+        self.gains = torch.zeros(students + 1, 3, dtype=torch.float64, device=device)
 
     def add(self, terms: Mapping[str, Tensor], predictions: Iterable[Tensor], boxes: Boxes, teacher: Tensor | None) -> None:
         """One batch: its named terms (weighted by its pairs in the mean), each student's predictions and, where known, the teacher's."""
@@ -92,14 +92,17 @@ class Validation:
             self.teacher.add(teacher.float(), boxes)
 
     def refine(self, trackers: Iterable[Any], batch: Batch, config: RefinementConfig, most: int) -> None:
-        """Refines the proposals of a batch with every student; nothing more once `most` pairs have been."""
+        """Refines the proposals of a batch with every student, and with the teacher where it comes behind them.
+
+        Nothing more once `most` pairs have been.
+        """
         if self.refined_pairs >= most:
             return
         boxes = batch.boxes
         self.refined_pairs += len(boxes)
         step = step_pixels(config.step, boxes.test.size, boxes.test.area_factor)
         before = box_iou(boxes.proposals, boxes.test_box[:, None]).double()
-        for sums, tracker in zip(self.gains, trackers, strict=True):
+        for sums, tracker in zip(self.gains, trackers, strict=False):
             refined = refine(tracker, (batch.ref, batch.test), boxes.ref_box, boxes.proposals, config.steps, step)
             after = box_iou(refined, boxes.test_box[:, None]).double()
             sums += torch.stack([before.new_full((), before.numel()), before.sum(), after.sum()])
@@ -125,7 +128,8 @@ class Validation:
         numbers: dict[str, Any] = {"loss": sum(terms.values()), "terms": terms}
         for prefix, agreement in zip(PREFIXES, self.agreements, strict=False):
             numbers |= {prefix + name: value for name, value in agreement.result().items()}
-        for prefix, (boxes, before, after) in zip(PREFIXES, self.gains.tolist(), strict=False):
+        prefixes = (*PREFIXES[: len(self.agreements)], "teacher_")
+        for prefix, (boxes, before, after) in zip(prefixes, self.gains.tolist(), strict=True):
             if boxes:
                 gain = {"jittered_iou": before / boxes, "refined_iou": after / boxes, "refinement_gain": (after - before) / boxes}
                 numbers |= {prefix + name: value for name, value in gain.items()}
@@ -161,6 +165,8 @@ def summary(epoch: int, result: dict[str, Any]) -> str:
         line += f" (teacher: {result['teacher_iou_error']:.4f}, {_shown(result['teacher_correlation'])})"
     if "refinement_gain" in result:
         line += f", refinement {result['jittered_iou']:.3f} to {result['refined_iou']:.3f} IoU"
+    if "teacher_refinement_gain" in result:
+        line += f" (teacher: to {result['teacher_refined_iou']:.3f})"
     return line
 
 

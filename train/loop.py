@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from configs import Config, PhaseConfig, RunError
 from kdlosses import LiveTeacher, Objective
+from models import Tracker
 from pairs.batch import Batch
 from train import checkpoint, compiled, graphed
 from train.checkpoint import Position
@@ -299,6 +300,7 @@ class PhaseLoop:
             for buffer in self.students.buffers():
                 torch.distributed.broadcast(buffer, 0)
         validation = Validation(len(self.students.trackers), self.device)
+        refining = [*self.students.trackers, *self._teacher_to_refine()]
         for number, batch in enumerate(feed.batches(0)):
             self.end_step()
             if not len(batch.pair):
@@ -306,10 +308,17 @@ class PhaseLoop:
             targets = self.targets(batch, origin)
             terms, predictions = self.forward(self.step, batch, targets, position.phase_epoch + ahead)
             validation.add(terms, predictions, batch.boxes, targets.get("iou/iou"))
-            validation.refine(self.students.trackers, batch, self.config.tracking.refinement, self.config.train.refine_pairs)
+            validation.refine(refining, batch, self.config.tracking.refinement, self.config.train.refine_pairs)
             if number == 0 and log.writes and self.config.train.pictures:
                 log.picture(draw(batch, predictions[0], targets.get("iou/iou"), self.config.train.pictures), epoch, position.step)
         result = validation.result()
         log.record("val", position.step, epoch, **result)
         log.say(summary(epoch, result))
         require_finite(epoch, result)
+
+    def _teacher_to_refine(self) -> list[Tracker]:
+        """The teacher's network before the first step, where its weights are at hand: its refinement gain stays what it is."""
+        spec = self.setup.inputs.teacher
+        if self.position.step or not self.config.train.refine_pairs or spec is None or spec.weights is None:
+            return []
+        return [spec.load(self.device).tracker]

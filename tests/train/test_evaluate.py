@@ -72,7 +72,8 @@ def test_a_validation_weighs_batches_by_their_pairs():
     assert result["teacher_iou_error"] == pytest.approx(0, abs=1e-6) and result["teacher_correlation"] == pytest.approx(1)
 
 
-def test_the_refinement_gain_is_measured_on_so_many_pairs(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("teacher", [[], ["good"]])
+def test_the_refinement_gain_is_measured_on_so_many_pairs(monkeypatch: pytest.MonkeyPatch, teacher: list[str]):
     calls = []
 
     def target_itself(tracker, images, ref_box, boxes, steps, step):
@@ -84,12 +85,13 @@ def test_the_refinement_gain_is_measured_on_so_many_pairs(monkeypatch: pytest.Mo
     batch = Batch(torch.zeros(1), torch.zeros(1), boxes, {}, False, np.arange(3), np.arange(3))
     for _ in range(3):
         found.add({"a": torch.tensor(1.0)}, (torch.zeros(3, 5), torch.zeros(3, 5)), boxes, None)
-        found.refine(["good", "idle"], batch, RefinementConfig(steps=4), most=5)
+        found.refine(["good", "idle", *teacher], batch, RefinementConfig(steps=4), most=5)
     result, jittered = found.result(), float(box_iou(boxes.proposals, boxes.test_box[:, None]).mean())
-    assert calls == [(4, pytest.approx(64 / 288))] * 4, "two batches of three pairs, two students"
+    assert calls == [(4, pytest.approx(64 / 288))] * (4 + 2 * len(teacher)), "two batches of three pairs"
     assert result["jittered_iou"] == pytest.approx(jittered) and result["refined_iou"] == pytest.approx(1)
     assert result["refinement_gain"] == pytest.approx(1 - jittered) and result["second_refinement_gain"] == pytest.approx(0)
-    assert summary(2, result).endswith(f"refinement {jittered:.3f} to 1.000 IoU")
+    assert result.get("teacher_refinement_gain") == (pytest.approx(1 - jittered) if teacher else None)
+    assert summary(2, result).endswith(f"refinement {jittered:.3f} to 1.000 IoU" + " (teacher: to 1.000)" * len(teacher))
 
 
 @pytest.mark.parametrize("size", [64, 96])

@@ -45,6 +45,7 @@ def test_a_report_states_what_the_runs_measured(runs, tmp_path):
     assert [row[0] for row in rows[1:]] == ["atom_cfkd/seed0", "gt/seed0"]
     wanted = [first.before["iou_error"], first.after["iou_error"], first.before["teacher_iou_error"], first.before["correlation"]]
     assert [float(cell) for cell in rows[1][1:5]] == pytest.approx(wanted, abs=6e-4)
+    assert float(rows[1][9]) == pytest.approx(first.before["teacher_refinement_gain"], abs=6e-4) and rows[2][9] == "-"
     assert rows[2][3] == "-", "a setting without a teacher has none to compare with"
     numbers = rows_of(page, "Runs")
     assert first.result is not None

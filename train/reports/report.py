@@ -57,12 +57,16 @@ def number(value: Any, form: str = ".4f") -> str:
     return "-" if value is None or (isinstance(value, float) and not math.isfinite(value)) else format(value, form)
 
 
+TEACHER = (("iou_error", ".4f"), ("correlation", ".3f"), ("refinement_gain", "+.3f"))
+"""Measures that the first validation of a run has of its teacher, and how they are written."""
+
+
 def agreement_section(runs: Sequence[RunRecord]) -> str:
     """Student before and after training, beside its teacher."""
     rows = []
     for run in runs:
         first, last = run.before, run.after
-        teacher = [number(first.get(f"teacher_{key}"), form) for key, form in (("iou_error", ".4f"), ("correlation", ".3f"))]
+        teacher = [number(first.get(f"teacher_{key}"), form) for key, form in TEACHER]
         rows.append(
             [
                 run.label,
@@ -74,6 +78,7 @@ def agreement_section(runs: Sequence[RunRecord]) -> str:
                 teacher[1],
                 number(first.get("refinement_gain"), "+.3f"),
                 number(last.get("refinement_gain"), "+.3f"),
+                teacher[2],
                 str(last.get("epoch", "-")),
             ]
         )
@@ -87,6 +92,7 @@ def agreement_section(runs: Sequence[RunRecord]) -> str:
         "teacher",
         "refinement gain before",
         "after",
+        "teacher",
         "after epoch",
     )
     text = (

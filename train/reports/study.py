@@ -10,7 +10,7 @@ from pathlib import Path
 from configs import Config, RunError
 from train.reports import run_folder
 from train.reports.plots import compared
-from train.reports.report import cache_seconds, number, open_caches, table, write_page
+from train.reports.report import TEACHER, cache_seconds, number, open_caches, table, write_page
 from train.reports.run_folder import RunRecord
 from train.run import prepare, run
 
@@ -131,9 +131,9 @@ def _summary(by_setting: dict[str, list[RunRecord]]) -> str:
                 number(THESIS.get(setting), ".1f"),
             ]
         )
-    teacher = [number(_teacher(everyone, key), form) for key, form in (("iou_error", ".4f"), ("correlation", ".3f"))]
-    if teacher != ["-", "-"]:
-        rows.append(["teacher", "", *teacher, *["-"] * 6, number(_thesis_teacher(list(by_setting)), ".1f")])
+    teacher = [number(_teacher(everyone, key), form) for key, form in TEACHER]
+    if set(teacher) != {"-"}:
+        rows.append(["teacher", "", *teacher, *["-"] * 5, number(_thesis_teacher(list(by_setting)), ".1f")])
     head = (
         "setting",
         "seeds",
