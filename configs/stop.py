@@ -89,6 +89,11 @@ class Deferred:
             raise Stopped(number)
         self.number, self._since = self.number or number, self._since or time.monotonic()
 
+    def obey(self) -> None:
+        """Stopped, if there was a signal."""
+        if self.number is not None:
+            raise Stopped(self.number)
+
     def __enter__(self) -> Deferred:
         self._context.__enter__()
         return self

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from cache.address import Location, location
 from cache.claims import Claims, claimed
 from configs import Config, RunError
 from configs.arrays import TargetSpec
+from configs.machine import require_place
 from configs.progress import ProgressBar
 from kdlosses import LiveTeacher, build_objectives, needed_targets, sizes_of, target_spec
 from models import TeacherSpec, choose_teacher, pick_device
@@ -102,6 +104,8 @@ class CacheMaker:
             if (cache := pair_set.cache()) is not None:
                 _refuse_others(cache, self.teacher, self.specs)
             needs += cost.targets_needed(cache, pair_set.spec.count, self.teacher.name, self.specs)
+        if isinstance(pair_set.path, Path) and any(need.pairs for need in needs):
+            require_place(pair_set.path, "the cache")
         return Job(pair_set, needs)
 
     def fill(self, job: Job) -> None:

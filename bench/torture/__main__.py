@@ -1,7 +1,7 @@
 """`make torture`: caches and runs that are damaged and killed must come out byte by byte as those made in peace.
 
 cache, checkpoint      flips and truncations anywhere: found, never read as numbers; a cache is mended
-precompute, growth,    the commands, one to three processes at once, killed at random and run again
+precompute, growth,    the commands, one to three processes at once, killed or stopped (SIGTERM) at random and run again
 export, training
 workers, none killed   processes that share a cache on the disk (and, with --bucket, in a bucket): how often a part is made
 workers, killed        the same, killed at random while they join and write
@@ -33,7 +33,7 @@ from configs.cli import Parser, run
 
 SLICE = 50
 """Damages at a time."""
-NO_FAULT = ("tried", "made", "of", "caches")
+NO_FAULT = ("tried", "stopped", "made", "of", "caches")
 """Counts that may be anything."""
 
 
@@ -133,7 +133,8 @@ def table(stages: Sequence[Stage], sums: dict[str, Counter[str]]) -> list[str]:
         counts = sums[stage.name]
         often = f"{counts['made'] / counts['of']:.2f} of {counts['of']:,}" if counts["of"] else ""
         wrong = ", ".join(f"{value} {key}" for key, value in faults(counts).items()) or "0"
-        rows.append(f"| {stage.name} | {counts['tried']:,} {stage.what} | {wrong} | {often} |")
+        stops = f", {counts['stopped']:,} stops" if counts["stopped"] else ""
+        rows.append(f"| {stage.name} | {counts['tried']:,} {stage.what}{stops} | {wrong} | {often} |")
     return rows
 
 

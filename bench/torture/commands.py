@@ -10,6 +10,7 @@ import random
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ import precompute.run
 import train.checkpoint
 from bench.torture.caches import tree
 from bench.torture.damage import Counts, damaged
-from bench.torture.processes import KILLED, started
+from bench.torture.processes import KILLED, STOPPED, ended, started
 from cache import Cache
 from cache.export import export
 from cache.verify import verify
@@ -133,33 +134,40 @@ def attempt(stage: str, shop: Workshop, place: Path) -> None:
 
 
 def killed(stage: str, shop: Workshop, seed: int) -> Counts:
-    """Kills the processes of a stage, from one to three that work at once where they can, until one ends by itself.
+    """Kills the processes of a stage, from one to three that work at once where they can, until one ends by itself; every third time ends
+    them by SIGTERM instead, after which nothing may be left.
 
-    different: files that are not those of peace, and remains; failed: processes that ended badly.
+    different: files that are not those of peace, and remains; left: remains of a process that could clean up; failed: processes that ended
+    badly, or not.
     """
     rng, log = random.Random(seed), shop.folder / f"{stage}.log"
-    place, done, failed, codes = shop.folder / f"{stage}{seed}", 0, 0, [KILLED]
+    place, done, counts, codes, kill = shop.folder / f"{stage}{seed}", Counter[str](), Counter(left=0, failed=0), [KILLED], seed % 3 != 2
     place.mkdir()
     _wait(started(log, begin_there, stage, shop, place))
     began = time.monotonic()
-    while 0 not in codes and not failed:
-        count = rng.randint(1, 3) if STAGES[stage] is fill else 1
-        children = [started(log, attempt, stage, shop, place) for _ in range(count)]
+    while 0 not in codes and not counts["failed"]:
+        children = [started(log, attempt, stage, shop, place) for _ in range(rng.randint(1, 3) if STAGES[stage] is fill else 1)]
         for child in children:
             child.join(rng.uniform(0.0, 2.5 if time.monotonic() - began < 30 else 30))
-            child.kill()
-            child.join()
+            counts["failed"] += not ended(child, kill)
         codes = [child.exitcode or 0 for child in children]
-        done += codes.count(KILLED)
-        failed += sum(code not in (0, KILLED) for code in codes)
-    failed += _wait(started(log, attempt, stage, shop, place)) != 0
-    if failed:
+        done["tried"] += codes.count(KILLED)
+        done["stopped"] += sum(code in STOPPED for code in codes)
+        counts["failed"] += sum(code not in (0, KILLED, *STOPPED) for code in codes)
+        counts["left"] += 0 if kill else len(remains(place))
+    counts["failed"] += _wait(started(log, attempt, stage, shop, place)) != 0
+    if counts["failed"]:
         print(log.read_text()[-3000:], file=sys.stderr)
     found = differences(stage, shop.folder / "peace" / stage, place)
     for what in found:
         print(f"{stage}, seed {seed}: {what}", file=sys.stderr)
     shutil.rmtree(place)
-    return {"tried": done, "different": len(found), "failed": failed}
+    return {"tried": done["tried"], "stopped": done["stopped"], "different": len(found), **counts}
+
+
+def remains(place: Path) -> list[str]:
+    """What only a killed process may leave: temporary files, and claims."""
+    return [str(path) for path in place.rglob("*") if ".tmp" in path.name or path.parent.name == "claims"]
 
 
 def begin_there(stage: str, shop: Workshop, place: Path) -> None:

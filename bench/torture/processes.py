@@ -11,10 +11,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from configs import cli
 from configs.errors import RequestError
 
-KILLED = -9
-"""Exit code of a process that was killed."""
+KILLED, STOPPED = -9, (143, -15)
+"""Exit codes of a process that was killed, and of one that SIGTERM has ended (-15: before its work began)."""
+GRACE_S = 30.0
+"""Seconds that a process may take to end by itself."""
 
 
 _SERVER = multiprocessing.get_context("forkserver") if "forkserver" in multiprocessing.get_all_start_methods() else None
@@ -33,8 +36,25 @@ def started(log: Path, work: Callable[..., object], *arguments: Any) -> BaseProc
 def _logged(log: Path, work: Callable[..., object], *arguments: Any) -> None:
     with open(log, "a") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
-            work(*arguments)
+            code = cli.run(lambda given: void(work(*given)), arguments)
         except BaseException:
             traceback.print_exc(file=said)
-            said.flush()
-            os._exit(1)
+            code = 1
+        said.flush()
+        if code:
+            os._exit(code)
+
+
+def void(result: object) -> None:
+    """Nothing, whatever was given back."""
+
+
+def ended(process: BaseProcess, kill: bool) -> bool:
+    """Kills a process, or ends it by SIGTERM; False where that takes too long, and it is killed."""
+    process.kill() if kill else process.terminate()
+    process.join(GRACE_S)
+    if heard := not process.is_alive():
+        return heard
+    process.kill()
+    process.join()
+    return False

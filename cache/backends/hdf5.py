@@ -25,6 +25,7 @@ from cache.backends.place import make_folders
 from cache.layout import DOCS, Group, Placed, sealed, sha256, unsealed
 from configs.errors import RunError, TeachOnceError
 from configs.files import fsync_folder
+from configs.stop import Deferred
 
 _VERSIONS = ("v108", "v110")  # of the format: read by every HDF5 of the last decade
 _MARK = b"\nTeachOnce copy, SHA-256 of all before: "
@@ -180,20 +181,29 @@ def write_copy(path: Path, groups: Iterable[Group], parts: Iterable[Part], histo
 
     RunError if it cannot be written; whatever ends it but a kill leaves nothing, and the next call removes what a kill has left.
     """
-    with _new_file(path) as stream, h5py.File(stream, "w", libver=_VERSIONS) as file:
-        for group in groups:
-            _build(file, group)
-        file.create_group("ledger").attrs["doc"] = DOCS["ledger"]
-        file.attrs[_MARKED] = True
-        for part in parts:
-            for placed, rows in part.data:
-                begin = part.number * placed.grid.part
-                file[placed.path][begin : begin + len(rows)] = rows
-            records = {placed.path: {"bytes": rows.nbytes, "sha256": sha256(rows)} for placed, rows in part.data}
-            _text(file, f"ledger/{part.unit}/{part.number:05d}", sealed({**part.entry, "arrays": records}))
-            stream.check()
-        for number, record in enumerate(history):
-            _text(file, f"ledger/history/{number:08d}", record)
+    with Deferred() as asked:  # raised within HDF5, a signal would be lost, and what was being written with it
+        with _new_file(path) as stream, h5py.File(stream, "w", libver=_VERSIONS) as file:
+            for _ in _filled(file, groups, parts, history):
+                stream.check()
+                asked.obey()
+        asked.obey()
+
+
+def _filled(file: h5py.File, groups: Iterable[Group], parts: Iterable[Part], history: Iterable[Mapping[str, Any]]) -> Iterator[None]:
+    """Writes all that a copy holds; gives way after each part."""
+    for group in groups:
+        _build(file, group)
+    file.create_group("ledger").attrs["doc"] = DOCS["ledger"]
+    file.attrs[_MARKED] = True
+    for part in parts:
+        for placed, rows in part.data:
+            begin = part.number * placed.grid.part
+            file[placed.path][begin : begin + len(rows)] = rows
+        records = {placed.path: {"bytes": rows.nbytes, "sha256": sha256(rows)} for placed, rows in part.data}
+        _text(file, f"ledger/{part.unit}/{part.number:05d}", sealed({**part.entry, "arrays": records}))
+        yield
+    for number, record in enumerate(history):
+        _text(file, f"ledger/history/{number:08d}", record)
 
 
 class _Stream(io.FileIO):

@@ -28,8 +28,10 @@ def test_workers_that_die_leave_the_cache_that_is_made_in_peace(tmp_path):
     assert verify_path(tmp_path / "shared") == []
 
 
-def test_training_that_is_killed_ends_as_in_peace(tmp_path):
-    assert killed("training", workshop(tmp_path / "shop", "training"), seed=1) | {"tried": 0} == {"tried": 0, "different": 0, "failed": 0}
+def test_what_is_killed_or_stopped_ends_as_in_peace(tmp_path):
+    for stage, seed in (("training", 1), ("export", 2)):  # killed, and stopped
+        counts = killed(stage, workshop(tmp_path / "shop", stage), seed)
+        assert (counts["different"], counts["left"], counts["failed"]) == (0, 0, 0), counts
     assert damage_checkpoint(workshop(tmp_path / "shop", "training"), 20, 0) == {"tried": 20, "used": 0, "foreign": 0}
 
 

@@ -14,9 +14,11 @@ import pytest
 import cache
 from cache import Cache
 from cache.__main__ import main
+from cache.backends import hdf5
 from cache.export import export
 from cache.owner import owner
 from cache.verify import verify
+from configs import stop
 from configs.cli import run
 from configs.errors import RequestError, RunError
 
@@ -152,6 +154,23 @@ def test_a_full_disk_leaves_nothing_of_a_copy(kit, tmp_path, room):
     assert ended.returncode == 1
     assert "RunError" in ended.stderr and "copy.h5: expected to write this copy, found" in ended.stderr
     assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("nth", [1, 9, 20])
+def test_a_signal_within_hdf5_is_not_lost(kit, tmp_path, monkeypatch, nth):
+    source, out = kit.fill(tmp_path / "cache"), tmp_path / "out" / "copy.h5"
+    calls, write = [], hdf5._Stream.write
+
+    def signalled(stream, data):
+        calls.append(0)
+        if len(calls) == nth:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return write(stream, data)
+
+    monkeypatch.setattr(hdf5._Stream, "write", signalled)
+    with pytest.raises(stop.Stopped), stop.raising():
+        export(source, out)
+    assert os.listdir(out.parent) == []
 
 
 def test_what_killed_copies_have_left_is_removed(kit, tmp_path):
