@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import models
 import precompute.__main__
 import precompute.run
 from cache import Cache
-from cache.backends.shard import ShardWriter
 from cache.verify import verify
 from configs.cli import run
 from configs.errors import RunError
@@ -340,32 +338,6 @@ def test_a_disk_that_cannot_hold_it_is_refused_before_anything_is_created(datase
     assert fill("--teacher", teacher) == 2
     assert "found 1.0 kB free" in capsys.readouterr().err
     assert not (tmp_path / "caches").exists()
-
-
-def test_a_disk_that_runs_full_within_a_part_loses_nothing(dataset, teacher, tmp_path, monkeypatch, capsys):
-    put, room = ShardWriter._put, [1_600_000]
-
-    def limited(writer, content):
-        room[0] -= memoryview(content).nbytes
-        if room[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        put(writer, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ShardWriter, "_put", limited)
-        assert fill("--teacher", teacher) == 1
-    said = "error: No space left on device; free some space and run the same command again: finished parts are kept\n"
-    assert capsys.readouterr().err.endswith(said)
-    (path,) = caches(tmp_path)
-    begun = digests(path)
-    assert 0 < len(Cache.open(path).pairs.missing()) < 3
-    assert not [file for file in path.rglob("*") if file.name.startswith(".tmp") or file.parent.name == "claims"]
-    with monkeypatch.context() as patch:
-        patch.setattr("configs.machine.os.access", lambda place, mode: Path(place) != path)  # a superuser may always
-        assert fill("--teacher", teacher) == 2
-    assert f"the cache: expected a folder that can be written to, found one without the right to write at {path}" in capsys.readouterr().err
-    assert fill("--teacher", teacher) == 0
-    assert verify(Cache.open(path)) == [] and begun.items() <= digests(path).items()
 
 
 def two(tmp_path: Path, *arguments: str) -> int:
