@@ -44,7 +44,8 @@ override PY := $(BIN)/python
 override TEACHONCE := $(BIN)/teachonce
 override CHECKPOINTS = $(if $(CHECKPOINT),if [ -f "$$CHECKPOINT" ] || [ -f "$${CHECKPOINT$(hash)*=}" ]; then checkpoints=(--checkpoint "$$CHECKPOINT"); \
   else checkpoints=($$(printf -- '--checkpoint %s ' $$CHECKPOINT)); fi;)
-override LAUNCH := $(if $(filter-out 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per-node "$$GPUS" --no-python $(TEACHONCE),$(TEACHONCE))
+override NUMBERED := [[ "$$GPUS" =~ ^[1-9][0-9]?$$ ]] || { echo "error: GPUS: expected a whole number from 1 to 99, found '$$GPUS'; correct it" >&2; exit 2; };
+override LAUNCH := $(if $(filter-out 1,$(GPUS)),$(NUMBERED) $(BIN)/torchrun --standalone --nproc-per-node "$$GPUS" --no-python $(TEACHONCE),$(TEACHONCE))
 
 .PHONY: help setup demo demo-eval demo-teacher cache train study eval track test lowest lint bench bench-guard torture tensorboard verify view check clean
 
@@ -130,7 +131,7 @@ tensorboard: setup ## curves and pictures of all runs
 
 verify: setup ## CACHE=path: every checksum of a cache; FRAMES=1: cuts every pair again; REPAIR=1 [TEACHER=weights]: computes again what is damaged
 	$(TEACHONCE) cache verify "$$CACHE"$(if $(CACHE),,$(error verify: expected CACHE=path of a cache; make train and make cache print it)) \
-	  $(if $(FRAMES),--frames) $(if $(REPAIR),--repair $(if $(TEACHER),--teacher "$$TEACHER")) $$ARGS
+	  $(if $(FRAMES),--frames) $(if $(REPAIR),--repair) $(if $(TEACHER),--teacher "$$TEACHER") $$ARGS
 
 view: setup ## CACHE=path: pairs as a picture; HTML=page.html: one page with the teacher's numbers and maps [WORST=n]
 	$(TEACHONCE) cache view "$$CACHE"$(if $(CACHE),,$(error view: expected CACHE=path of a cache)) $(if $(HTML),--html "$$HTML") $(if $(WORST),--worst "$$WORST") $$ARGS

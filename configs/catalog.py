@@ -37,6 +37,11 @@ def dataset_entry(name: str) -> dict[str, Any]:
     return entry
 
 
+def is_known(name: str) -> bool:
+    """Whether the catalog has a data set of that name."""
+    return name in _catalog()
+
+
 def members(name: str, split: str) -> tuple[str, ...]:
     """The plain data sets that a dataset string means for a split (train or val), each once, in order.
 

@@ -40,10 +40,16 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
 @contextlib.contextmanager
 def durable_writer(path: Path) -> Iterator[IO[bytes]]:
     """Opens a new file (FileExistsError); on a clean exit it is durable, its name aside. The umask says who may read it."""
-    with open(path, "xb") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with open(path, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        # a write that fails for want of room names no file
+        if error.filename is None:
+            error.filename = str(path.parent)
+        raise
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

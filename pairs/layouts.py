@@ -161,12 +161,14 @@ UAV123_STARTS = {
 def otb(root: Path, split: str, options: Options) -> list[Located]:
     """`<name>/{img/,groundtruth_rect.txt}`; two targets (`groundtruth_rect.1.txt` and `.2.txt`) are <name>.1 and <name>.2.
 
-    An empty file is none.
+    An empty file is none, but a folder with img/ must have one.
     """
     located = []
     with expecting(root, "a folder", "check the root"):
         for entry in sorted((entry for entry in _visible_entries(root) if entry.is_dir()), key=lambda entry: natural(entry.name)):
-            files = [file for file in sorted(Path(entry).glob("groundtruth_rect*.txt")) if read_text(str(file)).strip()]
+            files = [file for file in sorted(Path(entry).glob("groundtruth_rect*.txt")) if _has_text(str(file))]
+            if not files and Path(entry, "img").is_dir():
+                files = [Path(entry, "groundtruth_rect.txt")]
             for number, file in enumerate(files, 1):
                 name = entry.name if len(files) == 1 else f"{entry.name}.{number}"
                 truth = f"{entry.name}/{file.name}"
@@ -174,6 +176,13 @@ def otb(root: Path, split: str, options: Options) -> list[Located]:
     if not located:
         raise Fault(str(root), 0, "expected folders with img/ and groundtruth_rect.txt, found none; check the root")
     return located
+
+
+def _has_text(path: str) -> bool:
+    try:
+        return bool(read_text(path).strip())
+    except Fault:  # of one sequence, told of where it is read
+        return True
 
 
 def uav123(root: Path, split: str, options: Options) -> list[Located]:

@@ -118,10 +118,18 @@ def test_no_other_value_runs_anything_either(workplace, by):
 
 def test_several_processes_are_started_by_torchrun(workplace):
     (command,) = _make(
-        workplace, "train", {"GPUS": "2; touch F", "ARGS": "train.freeze=[backbone,head] losses.tracking={weight:\t1}"}, "command line"
+        workplace, "train", {"GPUS": "2", "ARGS": "train.freeze=[backbone,head] losses.tracking={weight:\t1}"}, "command line"
     )
-    assert command[:4] == ["--standalone", "--nproc-per-node", "2; touch F", "--no-python"]
+    assert command[:4] == ["--standalone", "--nproc-per-node", "2", "--no-python"]
     assert command[-3:] == ["train.freeze=[backbone,head]", "losses.tracking={weight:", "1}"]
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", "1e3", "2.0", "1_0", "2; touch F", "1000000", "2 3"])
+def test_a_count_of_processes_that_is_none_starts_nothing(workplace, given):
+    (workplace / "seen").unlink(missing_ok=True)
+    done = subprocess.run(["make", "train", f"GPUS={given}"], cwd=workplace, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and f"error: GPUS: expected a whole number from 1 to 99, found '{given}'; correct it\n" in done.stderr
+    assert not (workplace / "seen").exists() and not (workplace / "F").exists()
 
 
 @pytest.mark.parametrize("target", ["eval", "track"])

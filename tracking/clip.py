@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import math
+import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,8 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from configs.errors import RequestError
+from configs.errors import RequestError, RunError
 from configs.files import write_atomic
+from configs.machine import free_bytes
 from configs.progress import ProgressBar
 from pairs.frames import VIDEO_SUFFIXES, FrameError
 from tracking.contestants import of_checkpoint
@@ -108,7 +111,7 @@ class Film:
         self.path, self.rate = path, rate
         self.temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
         self.writer: cv2.VideoWriter | None = None
-        self.size = (0, 0)
+        self.size, self.shown = (0, 0), 0
 
     def show(self, picture: np.ndarray) -> None:
         """The next picture (H, W, 3) uint8 RGB, both sides even."""
@@ -117,8 +120,26 @@ class Film:
             self.size = (picture.shape[1], picture.shape[0])
             self.writer = cv2.VideoWriter(str(self.temporary), cv2.VideoWriter.fourcc(*"mp4v"), self.rate, self.size)
             if not self.writer.isOpened():
+                self.require_room()
                 raise RequestError("track: expected an OpenCV that writes MPEG-4, found one that does not; install opencv-python-headless")
         self.writer.write(cv2.cvtColor(cv2.resize(picture, self.size), cv2.COLOR_RGB2BGR))
+        self.shown += 1
+
+    def close(self) -> None:
+        """Puts the film in its place. OSError: the disk is full. RunError: frames are missing, of which the writer tells nobody."""
+        if self.writer is None:
+            return
+        self.writer.release()
+        held = cv2.VideoCapture(str(self.temporary)).get(cv2.CAP_PROP_FRAME_COUNT)
+        if held < self.shown:
+            self.require_room()
+            raise RunError(f"{self.path}: expected a video of {self.shown} frames, found {held:.0f} written; run it again")
+        self.temporary.replace(self.path)
+
+    def require_room(self) -> None:
+        """OSError where the disk has no room for a picture."""
+        if free_bytes(self.path.parent) < 1 << 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
 
 @contextlib.contextmanager
@@ -127,9 +148,7 @@ def film(path: Path, rate: float) -> Iterator[Film]:
     made = Film(path, rate)
     try:
         yield made
-        if made.writer is not None:
-            made.writer.release()
-            made.temporary.replace(path)
+        made.close()
     finally:
         made.temporary.unlink(missing_ok=True)
 

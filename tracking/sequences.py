@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.catalog import dataset_entry
+from configs.catalog import dataset_entry, is_known
 from configs.errors import RequestError, nearest
 from pairs import layouts
 from pairs.annotation import Fault, Problem, frame_names, read_boxes, read_labels, sequences_named, with_area
@@ -93,7 +93,8 @@ def open_videos(dataset: str, split: str | None = None) -> VideoSet:
     try:
         if path.suffix.lower() in VIDEO_SUFFIXES:
             return _of_video(path)
-        if path.is_dir():
+        # a name of the catalog is that data set, also where a folder of its name lies here; ./name is the folder
+        if path.is_dir() and not is_known(dataset):
             return _opened(path.resolve().name, "folder", path, "val", {})
         entry = dataset_entry(dataset)
         kind, split = _chosen(dataset, entry, split)

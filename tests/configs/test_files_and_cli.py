@@ -13,6 +13,12 @@ from configs.files import atomic_writer, fingerprint, write_atomic
 from configs.stop import Stopped
 
 
+def test_a_write_without_room_says_where(tmp_path):
+    with pytest.raises(OSError, match="disk full") as caught, atomic_writer(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, "disk full")
+    assert caught.value.filename == str(tmp_path)
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path):
     target = tmp_path / "a.json"
     write_atomic(target, "old")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 import configs
 import models
 import teachonce
-from configs.errors import RequestError
+from configs.errors import RequestError, RunError
 from pairs.frames import video_frames
+from tracking import clip as clips
 from tracking.baselines import OPENCV, OpenCVTracker, opencv_name
 from tracking.contestants import contestants, of_checkpoint
 from tracking.frames import FileFrames
@@ -184,3 +186,19 @@ def test_labels_that_fall_between_the_cells_are_told_of(weights, capsys):
     assert lines[0].startswith(
         "note: b: the classifier's label has a sigma of 0.38 cells: below 0.75 a target between two cells looks like"
     )
+
+
+def test_a_film_that_lacks_frames_is_none(tmp_path, monkeypatch):
+    class Full:  # OpenCV says nothing of a disk that is full
+        def __init__(self, writer: Any) -> None:
+            self.release, self.write = writer.release, lambda picture: None
+
+    picture = np.zeros((32, 48, 3), np.uint8)
+    for free, error, words in ((2**30, RunError, "expected a video of 3 frames, found 1 written"), (0, OSError, "No space left")):
+        monkeypatch.setattr(clips, "free_bytes", lambda folder, free=free: free)
+        with pytest.raises(error, match=words), clips.film(tmp_path / "a.mp4", 25.0) as made:
+            made.show(picture)
+            monkeypatch.setattr(made, "writer", Full(made.writer))
+            made.show(picture)
+            made.show(picture)
+        assert not list(tmp_path.iterdir())

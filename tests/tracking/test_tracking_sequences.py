@@ -169,6 +169,26 @@ def test_a_bad_sequence_is_a_problem_and_the_others_are_read(tmp_path, catalog):
     assert "groundtruth_rect.2.txt:1: expected four numbers x,y,w,h, found '1,2,three,4'" in second
 
 
+def test_a_file_of_boxes_that_is_missing_empty_or_no_text_costs_its_sequence_alone(tmp_path, catalog):
+    root = otb(tmp_path / "otb")
+    for name in ("Missing", "Empty", "Binary"):
+        frames(root / name / "img", 3)
+    (root / "Empty" / "groundtruth_rect.txt").touch()
+    (root / "Binary" / "groundtruth_rect.txt").write_bytes(b"\xff\xfe\0")
+    (root / "papers").mkdir()  # no sequence
+    catalog("otb", root)
+    videos = open_videos("mine")
+    assert len(videos.videos) == 5 and [Path(problem.file).parent.name for problem in videos.problems] == ["Binary", "Empty", "Missing"]
+
+
+def test_a_name_of_the_catalog_is_no_folder_that_lies_here(tmp_path, catalog, monkeypatch):
+    catalog("otb", otb(tmp_path / "otb"))
+    frames(tmp_path / "mine", 3)
+    (tmp_path / "mine" / "groundtruth.txt").write_text(lines(3))
+    monkeypatch.chdir(tmp_path)
+    assert open_videos("mine").kind == "otb" and open_videos("./mine").kind == "folder"
+
+
 def write_video(path: Path, count: int = 5, size: tuple[int, int] = (64, 48)) -> Path:
     """A video of grey levels."""
     path.parent.mkdir(exist_ok=True)

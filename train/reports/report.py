@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -236,6 +235,6 @@ def pictures_section(runs: Sequence[RunRecord], out: Path) -> str:
         pictures = run.pictures()
         for picture in dict.fromkeys(pictures[:1] + pictures[-1:]):
             name = f"pairs-{run.config.setting}-{run.folder.name}-{picture.stem}.png"
-            shutil.copyfile(picture, out / name)
+            write_atomic(out / name, picture.read_bytes())
             lines.append(f"{run.label}, after epoch {int(picture.stem.removeprefix('epoch'))}:\n\n![pairs]({name})")
     return "## Pairs\n\n" + "\n\n".join(lines) if lines else ""
