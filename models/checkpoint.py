@@ -28,6 +28,10 @@ STATE_KEYS = (
     *("ema", "model_ema", "ema_state_dict", "params_ema"),
 )
 """Where parameters lie in a file, or one deeper ({"model": {"state_dict": ...}}), the first one found wins: averages (EMA) come last."""
+NO_WEIGHTS = ("optim", "sched", "scaler")
+"""Parts of keys under which tensors are no parameters."""
+TOPS = (*PARTS.values(), "layer1", "features")
+"""How names of ours and of torchvision's networks begin, some at least."""
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "student.", "tracker.")
 SEAL = "teachonce_sha256"
 """Metadata of a file that this module wrote: SHA-256 (hex) of its parameters and its other metadata."""
@@ -38,10 +42,10 @@ WHERE = ("key", "other_keys", "prefix")
 def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The parameters of a file by name, on the CPU, and what else it says of itself; nothing that it names is run. float8 becomes float32.
 
-    Takes safetensors, and PyTorch files of both forms holding a state dict or a dict with one under one or two of `STATE_KEYS`.
-    Prefixes that every name has (`WRAPPERS`) are taken off. The metadata has `file` (the form), and where given `key` (under which
-    the parameters were), `other_keys` (that hold others, not taken), `prefix` (taken off), `constructor`, `net_type`, `epoch` and
-    `foreign` (classes that the file names and this reader does not know, comma-separated), or safetensors' own metadata.
+    Takes safetensors, and PyTorch files of both forms holding a state dict, or one under one or two of `STATE_KEYS`, or, where there is
+    none, under other keys. Prefixes that every name has are taken off (`wrapper_of`). The metadata has `file` (the form), and where given
+    `key` (under which the parameters were), `other_keys` (that hold others, not taken), `prefix` (taken off), `constructor`, `net_type`,
+    `epoch` and `foreign` (classes that the file names and this reader does not know, comma-separated), or safetensors' own metadata.
     RequestError for a missing, damaged or different file.
     """
     path = Path(path)
@@ -53,22 +57,44 @@ def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def wrapper_of(names: Collection[str]) -> str:
-    """The `WRAPPERS` that every name begins with, one behind the other, or an empty string."""
+    """What every name begins with: `WRAPPERS`, one behind the other, and whatever words stand before the `TOPS`; or an empty string."""
     prefix = ""
     while further := [word for word in WRAPPERS if names and all(name.startswith(prefix + word) for name in names)]:
         prefix += further[0]
+    words = min(names, default="")[len(prefix) :].split(".")
+    for count in range(len(words)):
+        longer = prefix + "".join(f"{word}." for word in words[:count])
+        if any(name.startswith(f"{longer}{top}.") for name in names for top in TOPS):
+            return longer if all(name.startswith(longer) for name in names) else prefix
     return prefix
 
 
 def state_dicts(root: object) -> dict[str, dict[Any, Any]]:
-    """key, or key.key -> dict with tensors, of those under the usual keys of an unpickled file, the best first."""
+    """key, or key.key -> dict with tensors, of those under the usual keys of an unpickled file, the best first; else under any key."""
     if not isinstance(root, dict):
-        return {}
+        return _anywhere(dict(enumerate(root))) if isinstance(root, list | tuple) else {}
     inner = {key: root[key] for key in STATE_KEYS if isinstance(root.get(key), dict)}
     outer = {f"{key}.{below}": value[below] for key, value in inner.items() for below in STATE_KEYS if isinstance(value.get(below), dict)}
     named = {key: value for key, value in (inner | outer).items() if any(isinstance(item, LazyTensor) for item in value.values())}
     # a plain state dict before any average of it, however deep either lies
-    return dict(sorted(named.items(), key=lambda item: "ema" in item[0]))
+    if named or any(isinstance(item, LazyTensor) for item in root.values()):
+        return dict(sorted(named.items(), key=lambda item: "ema" in item[0]))
+    return _anywhere(root)
+
+
+def _anywhere(root: Mapping[Any, Any]) -> dict[str, dict[Any, Any]]:
+    """As `state_dicts`, under any keys, three deep, but for what holds no parameters: those of most tensors first, averages last."""
+    found: dict[str, dict[Any, Any]] = {}
+    level = {str(key): value for key, value in root.items()}
+    for _ in range(3):
+        level = {key: value for key, value in level.items() if isinstance(value, dict) and not any(word in key for word in NO_WEIGHTS)}
+        found |= {
+            key: value
+            for key, value in level.items()
+            if any(isinstance(item, LazyTensor) and isinstance(name, str) for name, item in value.items())
+        }
+        level = {f"{key}.{below}": inner for key, value in level.items() for below, inner in value.items()}
+    return dict(sorted(found.items(), key=lambda item: ("ema" in item[0], -len(item[1]))))
 
 
 def _safetensors_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -95,9 +121,13 @@ def _pickled_state(path: Path, contents: Contents) -> tuple[dict[str, Tensor], d
     if not any(isinstance(value, LazyTensor) for value in holder.values()):
         words = [printable(key, 40) for key in list(root)[:8] if isinstance(key, str)] if isinstance(root, dict) else []
         kind = f"a dict of {', '.join(words) or 'nothing'}" if isinstance(root, dict) else f"one {_kind(root)}"
-        raise RequestError(f"expected parameters by name (or under {' or '.join(STATE_KEYS)}) in {path}, found {kind}; give another file")
+        raise RequestError(
+            f"expected parameters by name (or under {' or '.join(STATE_KEYS[:4])}) in {path}, found {kind}; give another file"
+        )
     state = {}
     for name, value in holder.items():
+        if name == "n_averaged" and len(holder) > 1:
+            continue  # of torch.optim.swa_utils: how many networks it is the mean of
         if not isinstance(value, LazyTensor) or not isinstance(name, str):
             item = f"{printable(name, 80) if isinstance(name, str) else f'a {_kind(name)} as a name'}: {_kind(value)}"
             raise RequestError(f"expected only tensors among the parameters of {path}, found {item}; give another file")
@@ -112,6 +142,7 @@ def _pickled_state(path: Path, contents: Contents) -> tuple[dict[str, Tensor], d
         metadata["key"], *others = candidates
         if others:
             metadata["other_keys"] = ", ".join(others)
+    if candidates and isinstance(root, dict):
         if isinstance(root.get("net_type"), str):
             metadata["net_type"] = root["net_type"]
         if isinstance(root.get("epoch"), int) and abs(root["epoch"]) < 2**63:

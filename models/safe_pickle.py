@@ -51,21 +51,30 @@ DTYPES = {
     "BoolStorage": torch.bool,
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
+    # whole numbers beside a scale and a zero point
+    "QInt8Storage": torch.int8,
+    "QUInt8Storage": torch.uint8,
+    "QInt32Storage": torch.int32,
 }
 TYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*DTYPES.values(), torch.uint16, torch.uint32, torch.uint64)}
 TYPES |= {name: dtype for name, dtype in vars(torch).items() if name.startswith("float8_")}  # those that this torch knows
 # What settings and statistics are made of: containers that are rebuilt, and parts of the standard library that stay inert.
 PLAIN_BUILTINS = {kind.__name__: kind for kind in (bool, complex, dict, float, frozenset, int, list, set, tuple)}
 PLAIN_MODULES = {
-    *("abc", "argparse", "array", "collections", "collections.abc", "configparser", "dataclasses", "datetime", "decimal", "enum"),
-    *("fractions", "ipaddress", "logging", "numbers", "optparse", "pathlib", "pathlib._local", "random", "re", "string", "time", "typing"),
-    *("uuid", "zoneinfo"),
+    *("_operator", "abc", "argparse", "array", "bisect", "calendar", "collections", "collections.abc", "configparser", "dataclasses"),
+    *("datetime", "decimal", "enum", "fractions", "heapq", "http", "inspect", "ipaddress", "itertools", "json.decoder", "json.encoder"),
+    *("logging", "math", "numbers", "operator", "optparse", "pathlib", "pathlib._local", "queue", "random", "re", "statistics", "string"),
+    *("textwrap", "time", "traceback", "typing", "urllib.parse", "uuid", "warnings", "zoneinfo"),
 }
 PLAIN_NAMES = {
     *(f"builtins.{name}" for name, value in vars(builtins).items() if isinstance(value, type) and not name.startswith("_")),
-    "builtins.getattr",  # so pickle writes bound methods, members of an enum and nested classes
-    *("_io.BytesIO", "_io.StringIO", "_operator.getitem", "_random.Random", "copyreg.__newobj__", "functools.partial"),
-    *("operator.attrgetter", "operator.itemgetter", "types.GenericAlias", "types.SimpleNamespace"),
+    # getattr: so pickle writes bound methods, members of an enum and nested classes; the others are keys, reductions and defaults
+    *(f"builtins.{name}" for name in ("Ellipsis", "NotImplemented", "abs", "all", "any", "bin", "callable", "chr", "divmod", "format")),
+    *(f"builtins.{name}" for name in ("getattr", "hash", "hex", "id", "isinstance", "issubclass", "iter", "len", "max", "min", "next")),
+    *(f"builtins.{name}" for name in ("oct", "ord", "pow", "repr", "round", "sorted", "sum")),
+    *("_io.BytesIO", "_io.StringIO", "_random.Random", "copyreg.__newobj__", "functools.cmp_to_key", "functools.partial"),
+    *("os.stat_result", "os.terminal_size", "platform.uname_result", "posix.uname_result", "types.GenericAlias", "types.SimpleNamespace"),
+    *("signal.Handlers", "signal.Signals", "types.UnionType"),
 }
 
 
@@ -353,7 +362,9 @@ def _read_legacy(content: bytes, path: Path) -> Contents:
     records: dict[str, bytes] = {}
     for key in InertUnpickler(stream, path).load():
         (count,) = struct.unpack("<q", stream.read(8))
-        length = count * unpickler.dtypes[key].itemsize
+        if not isinstance(dtype := unpickler.dtypes[key], torch.dtype):
+            raise unknown_type(path, getattr(dtype, "origin", "another"))
+        length = count * dtype.itemsize
         if not 0 <= length <= len(content) - stream.tell():
             raise ValueError("the file ends inside a tensor")
         records[key] = stream.read(length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import array
 import collections
 import configparser
@@ -9,14 +10,24 @@ import datetime
 import enum
 import fractions
 import functools
+import http
+import inspect
 import io
 import json
 import logging
+import math
 import operator
+import os
+import platform
 import random
 import re
+import signal
+import statistics
 import struct
+import textwrap
 import time
+import types
+import urllib.parse
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +70,10 @@ def with_pickle(path: Path, change: Callable[[bytes], bytes]) -> Path:
         *((key, lambda s, key=key: {"epoch": 3, key: s}) for key in STATE_KEYS),
         ("model.state_dict", lambda s: {"model": {"state_dict": s, "step": 4}}),
         ("ema.model", lambda s: {"ema": {"decay": 0.99, "model": s}}),
+        ("tracker", lambda s: {"tracker": s, "optimizer": {"state": {"a": torch.ones(2)}}}),
+        ("a.b.c", lambda s: {"a": {"b": {"c": s, "less": 3}}}),
+        ("0", lambda s: [s, 3]),
+        ("swa", lambda s: {"swa": {**s, "n_averaged": torch.tensor(3)}, "grad_scaler": {"scale": torch.ones(1)}}),
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "model.", "net.", "network.", "module.model."])
@@ -101,6 +116,13 @@ class Outer:
         """A method."""
 
 
+class Settings(dict[str, Any]):
+    """As yacs, easydict and their like have them."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self.get(name)
+
+
 @FORMS
 @pytest.mark.parametrize(
     "harmless",
@@ -118,6 +140,10 @@ class Outer:
         ),
         *(collections.Counter("aab"), collections.deque([1, 2], 3), collections.defaultdict(int, a=1), collections.ChainMap({"a": 1})),
         *(fractions.Fraction(1, 2), datetime.datetime(2020, 1, 1), dict[str, int], time.gmtime(0), io.BytesIO(b"a"), Path("a"), slice(2)),
+        *(..., NotImplemented, functools.partial(max, 1), sorted, math.sqrt, operator.add, statistics.NormalDist(0, 1)),
+        *(Path().stat(), os.uname(), signal.SIGINT, http.HTTPStatus.OK, inspect.signature(len), textwrap.TextWrapper(), bytes.fromhex),
+        *(argparse.Namespace(lr=0.1), types.SimpleNamespace(a=1), Settings(lr=0.1), urllib.parse.urlsplit("a://b"), platform.uname()),
+        *(torch.eye(2).to_sparse(), torch.ones(2, device="meta")),
         *(operator.itemgetter(1), configparser.ConfigParser, 2j, bytearray(b"a"), functools.partial(int, "1")),
     ],
     ids=lambda value: f"{type(value).__name__}",
@@ -186,3 +212,16 @@ def test_what_a_file_says_does_not_reach_the_terminal(tmp_path: Path, content: A
     with pytest.raises(RequestError) as caught:
         load_tracker(path)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("prefix", ["teacher.", "ema_model.module.", "actor.net.", "_forward_module.", "a.b.c.d."])
+def test_any_prefix_before_names_that_are_known_is_taken_off(tmp_path: Path, prefix: str) -> None:
+    for names in (
+        ("feature_extractor.conv1.weight", "bb_regressor.fc.bias"),
+        ("conv1.weight", "layer1.0.conv1.weight"),
+        ("features.0.w", "c.w"),
+    ):
+        state, metadata = models.read_state(save({f"{prefix}{name}": torch.ones(2) for name in names}, tmp_path / "w.pth"))
+        assert set(state) == set(names) and metadata["prefix"] == prefix
+    for names in (("conv.weight", "conv.bias"), ("feature_extractor.layer1.w", "feature_extractor.conv1.w"), ("x.layer1.w", "y.layer1.w")):
+        assert set(models.read_state(save({name: torch.ones(2) for name in names}, tmp_path / "w.pth"))[0]) == set(names)
