@@ -12,7 +12,8 @@ from configs.errors import RequestError, nearest
 from configs.files import read_yaml
 
 DATASETS = Path(__file__).parent / "datasets.yaml"
-_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
+# ${NAME}, ${NAME:-default}, and $NAME where it is a whole name of the path
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}|(?<![^/])\$(?P<plain>[A-Za-z_]\w*)(?![^/])")
 
 
 def dataset_entry(name: str) -> dict[str, Any]:
@@ -26,11 +27,11 @@ def dataset_entry(name: str) -> dict[str, Any]:
         raise RequestError(f"dataset {name}: expected one data set, found a mixture; name its members: {', '.join(names)}")
 
     def resolve(match: re.Match[str]) -> str:
-        if value := os.environ.get(match["name"], match["default"]):
-            return value
+        variable = match["name"] or match["plain"]
+        if value := os.environ.get(variable, match["default"]):
+            return str(value)
         raise RequestError(
-            f"dataset {name}: expected the environment variable {match['name']} to name its folder, found it unset;"
-            f" export {match['name']}=/path"
+            f"dataset {name}: expected the environment variable {variable} to name its folder, found it unset; export {variable}=/path"
         )
 
     entry["root"] = _VARIABLE.sub(resolve, entry["root"])

@@ -36,6 +36,21 @@ def test_dataset_roots_come_from_the_environment(monkeypatch):
         dataset_entry("got10")
 
 
+def test_a_variable_may_stand_without_braces_where_it_is_a_whole_name(own, monkeypatch):
+    monkeypatch.setenv("PLACE", "/some where")
+    for root, found in (
+        ("$PLACE/x", "/some where/x"),
+        ("$PLACE", "/some where"),
+        ("/a/$PLACE", "/a//some where"),
+        ("/a$PLACE/b$", "/a$PLACE/b$"),
+    ):
+        own(f"mine: {{kind: got10k, root: '{root}', train: {{}}}}\n")
+        assert configs.dataset_entry("mine")["root"] == found
+    own("mine: {kind: got10k, root: $NO_SUCH_PLACE/x, train: {}}\n")
+    with pytest.raises(RequestError, match="environment variable NO_SUCH_PLACE to name its folder, found it unset"):
+        configs.dataset_entry("mine")
+
+
 def test_the_published_protocol_has_a_name():
     assert members("cfkd_protocol", "train") == ("lasot", "trackingnet", "coco")
     assert members("cfkd_protocol", "val") == ("trackingnet",)

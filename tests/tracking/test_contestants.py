@@ -17,8 +17,8 @@ import models
 import teachonce
 from configs.errors import RequestError, RunError
 from pairs.frames import video_frames
-from tracking import clip as clips
 from tracking.baselines import OPENCV, OpenCVTracker, opencv_name
+from tracking.clip import film
 from tracking.contestants import contestants, of_checkpoint
 from tracking.frames import FileFrames
 from tracking.one_pass import one_pass
@@ -141,9 +141,9 @@ def test_one_video_gives_boxes_and_a_film_side_by_side(weights, video, tmp_path,
     assert (rows[3]["state"], rows[3]["score"], rows[3]["x"]) == ("skipped", "", rows[2]["x"])
     assert [float(rows[0][name]) for name in "xywh"] == pytest.approx(video.truth[0].tolist(), abs=1e-3)
     assert (tmp_path / "out" / "b.csv").read_text() == (tmp_path / "out" / "a.csv").read_text()
-    film = list(video_frames(tmp_path / "out" / "tracked.mp4"))
+    pictures = list(video_frames(tmp_path / "out" / "tracked.mp4"))
     height, width = next(iter(video.frames)).shape[:2]
-    assert [picture.shape for picture in film] == [(height // 2 * 2, 2 * (width // 2 * 2), 3)] * 6
+    assert [picture.shape for picture in pictures] == [(height // 2 * 2, 2 * (width // 2 * 2), 3)] * 6
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.csv", "b.csv", "tracked.mp4"]
 
 
@@ -195,8 +195,8 @@ def test_a_film_that_lacks_frames_is_none(tmp_path, monkeypatch):
 
     picture = np.zeros((32, 48, 3), np.uint8)
     for free, error, words in ((2**30, RunError, "expected a video of 3 frames, found 1 written"), (0, OSError, "No space left")):
-        monkeypatch.setattr(clips, "free_bytes", lambda folder, free=free: free)
-        with pytest.raises(error, match=words), clips.film(tmp_path / "a.mp4", 25.0) as made:
+        monkeypatch.setattr("tracking.clip.free_bytes", lambda folder, free=free: free)
+        with pytest.raises(error, match=words), film(tmp_path / "a.mp4", 25.0) as made:
             made.show(picture)
             monkeypatch.setattr(made, "writer", Full(made.writer))
             made.show(picture)
