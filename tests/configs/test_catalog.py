@@ -45,10 +45,10 @@ def test_a_variable_may_stand_without_braces_where_it_is_a_whole_name(own, monke
         ("/a$PLACE/b$", "/a$PLACE/b$"),
     ):
         own(f"mine: {{kind: got10k, root: '{root}', train: {{}}}}\n")
-        assert configs.dataset_entry("mine")["root"] == found
+        assert dataset_entry("mine")["root"] == found
     own("mine: {kind: got10k, root: $NO_SUCH_PLACE/x, train: {}}\n")
     with pytest.raises(RequestError, match="environment variable NO_SUCH_PLACE to name its folder, found it unset"):
-        configs.dataset_entry("mine")
+        dataset_entry("mine")
 
 
 def test_the_published_protocol_has_a_name():
