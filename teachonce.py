@@ -64,7 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from configs.cli import run  # takes a third of a second
 
     room = importlib.import_module(f"{COMMANDS[command][0]}.__main__")
-    return run(room.main, words[1:], f"teachonce {command}")
+    code = run(room.main, words[1:], f"teachonce {command}")
+    if arguments is None and code in (130, 143):
+        # all that had to be put away has been; the interpreter itself would take seconds
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

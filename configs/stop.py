@@ -12,7 +12,10 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_IMPORT_S = 5.0
+"""Seconds that a signal waits for the end of an import."""
 _latest: int = signal.SIGINT
+_since: float | None = None  # when a signal began to wait
 # Ctrl-C reaches torchrun and its processes, and torchrun passes it on to them: within this time it is the same wish
 _SAME_S = 1.0
 
@@ -51,15 +54,20 @@ def raising() -> contextlib.AbstractContextManager[None]:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    global _latest
-    _latest = number
-    # libraries lose an exception inside their import, or turn it into another: it waits until the import is over
-    if _importing(frame):
-        again = threading.Timer(0.05, os.kill, (os.getpid(), number))
-        again.daemon = True
-        again.start()
-    else:
+    global _latest, _since
+    _latest, now = number, time.monotonic()
+    if not _importing(frame):
+        _since = None
         raise Stopped(number)
+    # libraries lose an exception inside their import, or turn it into another: it waits until the import is over, if that is soon
+    _since = _since or now
+    if now - _since > _IMPORT_S:
+        if is_speaker():
+            os.write(2, b"error: stopped while loading, what is finished is kept; run the same command again to go on\n")
+        os._exit(128 + number)
+    again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def stopped(error: KeyboardInterrupt) -> Stopped:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,24 @@ def test_a_signal_within_an_import_waits_for_its_end(tmp_path, monkeypatch):
 
         while not slow_library.lost:
             pass
+
+
+def test_a_signal_within_a_long_import_ends_the_process(tmp_path, monkeypatch, capfd):
+    (tmp_path / "slower_library.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\nwhile not os.ended:\n    time.sleep(0.01)\n"
+    )
+    ended: list[int] = []
+    monkeypatch.setattr(os, "ended", ended, raising=False)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.append(code))
+    monkeypatch.setattr(stop, "_IMPORT_S", 0.1)
+    monkeypatch.syspath_prepend(tmp_path)
+    with contextlib.suppress(stop.Stopped), stop.raising():
+        import slower_library  # noqa: F401
+
+        time.sleep(0.2)
+    assert ended[0] == 143
+    said = "error: stopped while loading, what is finished is kept; run the same command again to go on\n"
+    assert capfd.readouterr().err.startswith(said)
 
 
 def test_a_deferred_signal_is_remembered_and_a_second_one_raises(monkeypatch):

@@ -13,6 +13,7 @@ from typing import Any
 
 from cache.backends.shard import COMPRESSION
 from cache.layout import DOCS, Group, Placed, sealed
+from configs.stop import Deferred
 
 _PLAIN: dict[str, Any] = {
     "filters": None,
@@ -40,11 +41,13 @@ def chunk_of(shape: Sequence[int]) -> str:
 
 def _written(kind: str, **described: Any) -> bytes:
     """The zarr.json of a group or an array."""
-    import zarr
-    from zarr.storage import MemoryStore
-
     held: dict[str, Any] = {}
-    getattr(zarr, f"create_{kind}")(MemoryStore(held), **described)
+    with Deferred() as asked:  # a signal while zarr starts its thread would end in its traceback
+        import zarr
+        from zarr.storage import MemoryStore
+
+        getattr(zarr, f"create_{kind}")(MemoryStore(held), **described)
+    asked.obey()
     return bytes(held["zarr.json"].to_bytes())
 
 

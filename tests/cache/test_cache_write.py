@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import warnings
 from dataclasses import replace
 
@@ -11,6 +13,8 @@ import pytest
 import zarr
 
 from cache import Array, Cache, TargetSpec
+from cache.backends.description import group_text
+from configs import stop
 from configs.errors import RequestError, RunError
 
 
@@ -221,3 +225,16 @@ def test_the_ledger_holds_nothing_of_time_or_place(kit, tmp_path):
     assert set(entry) == {"unit", "part", "pairs", "fingerprint", "arrays", "seal"}
     assert entry["pairs"] == [16, 20]
     assert set(entry["arrays"]) == {f"pairs/{array.name}" for array in kit.PAIRS} | {"crops/jpeg", "crops/offset", "crops/length"}
+
+
+def test_a_signal_while_zarr_is_at_work_waits_for_its_end(monkeypatch):
+    create, ended = zarr.create_group, []
+
+    def signalled(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        ended.append(create(*arguments, **options))
+
+    monkeypatch.setattr(zarr, "create_group", signalled)
+    with pytest.raises(stop.Stopped), stop.raising():
+        group_text({"doc": "not written by any other test"})
+    assert len(ended) == 1
