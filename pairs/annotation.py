@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -39,9 +39,10 @@ class Problem(NamedTuple):
 class Fault(Exception):
     """Carries a `Problem` up to whoever scans a data set; no user sees it as it is."""
 
-    def __init__(self, file: str, line: int, what: str) -> None:
+    def __init__(self, file: str, line: int, what: str, rest: Mapping[str, Any] | None = None) -> None:
+        """rest: options with which the rest of the data set can be read all the same."""
         super().__init__(file, line, what)
-        self.problem = Problem(file, line, what)
+        self.problem, self.rest = Problem(file, line, what), rest
 
 
 @contextmanager

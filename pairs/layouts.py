@@ -100,7 +100,8 @@ def trackingnet(root: Path, split: str, options: Options) -> list[Located]:
         require(root / f"TRAIN_{chosen[0]}" / "anno", root, "a folder", "unpack the set")
     if absent := [number for number in chosen if number not in there]:
         lacking = ", ".join(f"TRAIN_{number}" for number in absent)
-        raise Fault(str(root), 0, f"expected the sets {chosen}, found no {lacking}; unpack them or write `sets: {there}` in the entry")
+        what = f"expected the sets {chosen}, found no {lacking}; unpack them or write `sets: {there}` in the entry"
+        raise Fault(str(root), 0, what, {"sets": there})
     located = []
     for base in (f"TRAIN_{number}" for number in chosen):
         annotations = root / base / "anno"

@@ -87,7 +87,7 @@ def look(name: str, entry: dict[str, Any], split: str, pairs: PairsConfig, decod
         # of no use without a sequence; where a list is missing, that is said already
         if dataset.sequences or not problems:
             problems.append(Problem(dataset.root, 0, str(error)))
-    leaving, outside = misplaced(dataset)
+    odd = odd_boxes(dataset)
     if decode:
         problems += _unreadable(dataset, decode, shown)
     return {
@@ -101,10 +101,8 @@ def look(name: str, entry: dict[str, Any], split: str, pairs: PairsConfig, decod
         "frames": len(dataset.boxes),
         "visible": int(dataset.visible.sum()),
         "faulty_frames": len(dataset.faulty_frames),
-        "subpixel": int(((dataset.boxes[:, 2:] > 0).all(axis=1) & ~real(dataset.boxes)).sum()),
-        "negative": int((dataset.boxes[:, 2:] < 0).any(axis=1).sum()),
-        "corners": leaving,
-        "outside": outside,
+        **{kind: len(rows) for kind, rows in odd.items()},
+        "first": {kind: _place(dataset, rows[0]) for kind, rows in odd.items() if len(rows)},
         "content_sha256": dataset.content_hash,
         "problems": [problem._asdict() for problem in problems],
     }
@@ -121,13 +119,24 @@ def report_lines(report: dict[str, Any], most: int) -> list[str]:
     lines = [
         f"{report['dataset']} ({report['split']}), {report['kind']} at {report['root']}",
         f"  {sequences:,} sequences, {report['usable']:,} usable ({share}), {frames:,} frames, {seen} visible",
-        *(f"  warning: {report[key]:,} {text}" for key, text in _WARNINGS.items() if report[key]),
+        *(f"  warning: {report[key]:,} {text}{_first(report, key)}" for key, text in _WARNINGS.items() if report[key]),
         *(f"  {problem}" for problem in problems[: most or None]),
     ]
     hidden = len(problems) - (most or len(problems))
     if hidden > 0:
         lines.append(f"  and {hidden:,} more (--most 0 shows all)")
     return [*lines, _count(problems)]
+
+
+def _first(report: dict[str, Any], kind: str) -> str:
+    place = report["first"].get(kind)
+    return f" (first: {place['sequence']}, line {place['line']})" if place else ""
+
+
+def _place(dataset: Dataset, row: int) -> dict[str, Any]:
+    """Sequence and line (from 1) of a row of the boxes; with one line a frame its number is that of the frame."""
+    sequence = int(np.searchsorted(dataset.offsets, row, side="right")) - 1
+    return {"sequence": dataset.sequences[sequence], "line": int(row - dataset.offsets[sequence]) + 1}
 
 
 def environment_lines(machine: dict[str, Any]) -> list[str]:
@@ -141,25 +150,33 @@ def _count(problems: Sequence[Problem]) -> str:
     return f"  {len(problems):,} problem{'' if len(problems) == 1 else 's'}"
 
 
-def misplaced(dataset: Dataset) -> tuple[int, int]:
-    """Frames whose boxes look like x1,y1,x2,y2 read as x,y,w,h, and frames whose boxes lie outside them, in up to `_LOOKED_AT` sequences.
+def odd_boxes(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Rows of boxes that are none that anybody meant: of less than a pixel, of negative size, corners, outside; (n,) ascending each.
 
-    A box of the first kind leaves its frame though its second pair of numbers is a point in it, right of and below the first. Boxes of
+    corners: like x1,y1,x2,y2 read as x,y,w,h; outside: beyond their frame; both in up to `_LOOKED_AT` sequences.
+    A box of corners leaves its frame though its second pair of numbers is a point in it, right of and below the first. Boxes of
     targets at the border do so too, so a sequence counts where more than half of its visible frames are such. The first frame gives the
     size.
     """
-    leaving = outside = 0
+    corners, outside = [np.empty(0, int)], [np.empty(0, int)]
     for sequence in np.unique(np.linspace(0, len(dataset.sequences) - 1, min(_LOOKED_AT, len(dataset.sequences))).astype(int)).tolist():
-        rows = slice(dataset.offsets[sequence], dataset.offsets[sequence + 1])
-        x, y, w, h = dataset.boxes[rows][dataset.visible[rows]].T
+        rows = np.arange(dataset.offsets[sequence], dataset.offsets[sequence + 1])
+        rows = rows[dataset.visible[rows]]
+        x, y, w, h = dataset.boxes[rows].T
         try:
             height, width = dataset.files.load(sequence, 0).shape[:2]
         except FrameError:
             continue
         of_corners = (w > x) & (h > y) & (w <= width) & (h <= height) & ((x + w > width + 1) | (y + h > height + 1))
-        leaving += int(of_corners.sum()) if 2 * of_corners.sum() > len(x) else 0
-        outside += int(((x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0)).sum())
-    return leaving, outside
+        corners.append(rows[of_corners & (2 * of_corners.sum() > len(x))])
+        outside.append(rows[(x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0)])
+    sides = dataset.boxes[:, 2:]
+    return {
+        "subpixel": np.flatnonzero((sides > 0).all(axis=1) & ~real(dataset.boxes)),
+        "negative": np.flatnonzero((sides < 0).any(axis=1)),
+        "corners": np.concatenate(corners),
+        "outside": np.concatenate(outside),
+    }
 
 
 def _unreadable(dataset: Dataset, decode: int, shown: bool) -> list[Problem]:

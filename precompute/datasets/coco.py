@@ -57,6 +57,7 @@ def _scan(root: Path, file: Path, folder: Path, outlines: bool, sizes: bool) -> 
     """Reads the annotation. A malformed one, one of an unknown image and a missing image file are problems."""
     images: dict[Any, tuple[str, int, int]] = {}
     objects: list[_Object] = []
+    known: set[tuple[Any, Any]] = set()
     problems: list[Problem] = []
     for key, item in _items(str(file), ("images", "annotations")):
         try:
@@ -69,7 +70,9 @@ def _scan(root: Path, file: Path, folder: Path, outlines: bool, sizes: bool) -> 
                     raise ValueError(f"id {item['id']!r:.20} of another image")
                 images[item["id"]] = str(item["file_name"]), width, height
             elif not item.get("iscrowd") and (box := _box(item["bbox"])) is not None:
-                hash(item["image_id"])  # a list is no id
+                if (ids := (item["image_id"], item["id"])) in known:  # a list is no id: a TypeError
+                    raise ValueError(f"id {item['id']!r:.20} of another annotation of its image")
+                known.add(ids)
                 objects.append(_Object(item["id"], item["image_id"], box, _polygons(item) if outlines else []))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             name = item.get("id") if isinstance(item, dict) else None
@@ -107,10 +110,13 @@ def _missing(file: Path, folder: Path, images: dict[Any, tuple[str, int, int]], 
 
 
 def _box(values: Any) -> list[float] | None:
-    """The box as floats; None for one of zero size. ValueError: no list of four finite numbers, or beyond any frame."""
+    """The box as floats, one of negative size too (it counts as invisible); None for one of no size.
+
+    ValueError: no list of four finite numbers, or beyond any frame.
+    """
     if not isinstance(values, list) or len(values) != 4 or not all(type(v) in (int, float) for v in values) or not plausible(values):
         raise ValueError(f"bbox {values!r:.60}")
-    return list(map(float, values)) if values[2] > 0 and values[3] > 0 else None
+    return list(map(float, values)) if values[2] and values[3] else None
 
 
 def _polygons(item: dict[str, Any]) -> list[np.ndarray]:

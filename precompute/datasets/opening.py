@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,11 @@ def open_entry(name: str, entry: Mapping[str, Any], split: str, *, fresh: bool =
     except Fault as fault:
         if not faulty:
             raise RequestError(f"dataset {name} ({split}): {fault.problem}") from fault
-        table = Table([], [], [], np.zeros(1, np.int64), np.empty((0, 4)), np.empty(0, bool), [fault.problem])
+        table = Table([], [], [], np.zeros(1, np.int64), np.empty((0, 4)), np.empty(0, bool), [])
+        with suppress(Fault):
+            if fault.rest is not None:
+                table = _read_table(entry["kind"], layout, root, split, {**options, **fault.rest}, fresh)
+        table.problems.insert(0, fault.problem)
     if table.problems and not faulty:
         if not options.get("skip_faulty"):
             rest = f" (and {len(table.problems) - 1} more faulty sequences)" if len(table.problems) > 1 else ""

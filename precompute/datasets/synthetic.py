@@ -57,7 +57,7 @@ def single_frames(name: str, table: Table) -> Table:
 def pasteable(name: str, table: Table) -> Table:
     """The objects with an outline that are large enough to be pasted. RequestError: fewer than two images with such objects."""
     outlined = np.diff(table.outlines.masks) > 0 if table.outlines is not None else np.zeros(len(table.sequences), bool)
-    large = np.sqrt(table.boxes[:, 2] * table.boxes[:, 3]) >= SMALLEST
+    large = np.sqrt(table.boxes[:, 2:].clip(0).prod(1)) >= SMALLEST
     chosen = table.take(np.flatnonzero(outlined & large & table.visible))
     if len(set(chosen.frames)) < 2:
         raise RequestError(

@@ -79,6 +79,8 @@ def test_boxes_below_a_pixel_and_boxes_of_corners_are_counted(root, capsys):
         assert check.main(["got10k", "--split", "val", "--json"]) == 0
         (report,) = json.loads(capsys.readouterr().out)["data"]
         assert (report["subpixel"], report["corners"]) == (subpixel, leaving)
+        places = {"subpixel": 18} if subpixel else {"corners": 1} if leaving else {}
+        assert report["first"] == {kind: {"sequence": "GOT-10k_Val_000001", "line": line} for kind, line in places.items()}
         assert report["visible"] == 20 - subpixel - lines.count("0,0,0,0")
         check.main(["got10k", "--split", "val"])
         out = capsys.readouterr().out
@@ -95,7 +97,7 @@ def test_boxes_outside_their_frame_and_of_negative_sides_are_counted(root, capsy
     check.main(["got10k", "--split", "val"])
     out = capsys.readouterr().out
     assert "warning: 3 frames with a box that lies outside its frame" in out
-    assert "warning: 2 frames with a box of negative width or height" in out
+    assert "warning: 2 frames with a box of negative width or height" in out and "(first: GOT-10k_Val_000001, line 5)" in out
 
 
 def test_what_is_usable_follows_the_setting(root, capsys):

@@ -86,7 +86,8 @@ def test_twelve_planted_faults_are_all_found(tmp_path, write_got10k, monkeypatch
 def test_faults_of_coco_are_all_found(tmp_path, write_coco, monkeypatch, capsys):
     whole = {"image_id": 1, "iscrowd": 0, "bbox": [0, 0, 5, 5]}
     annotations = [{**whole, "id": 1}, {**whole, "id": 2, "bbox": [0, 0, 5]}, {**whole, "id": 3, "image_id": 9}]
-    annotations += [{**whole, "id": 4, "image_id": 2}, {**whole, "id": 5, "image_id": 3}]
+    annotations += [{**whole, "id": 4, "image_id": 2}, {**whole, "id": 5, "image_id": 3}, {**whole, "id": 1}]
+    annotations += [{**whole, "id": 6, "bbox": [1, 1, -2, 4]}, {**whole, "id": 7, "bbox": [1, 1, 0, 4]}]
     file = write_coco(tmp_path, {1: ("a.jpg", 8, 8), 2: ("b.jpg", 8, 8), 3: ("c.jpg", 8, 8)}, annotations)
     images = tmp_path / "images" / "train2014"
     (images / "b.jpg").unlink()
@@ -97,11 +98,15 @@ def test_faults_of_coco_are_all_found(tmp_path, write_coco, monkeypatch, capsys)
         found,
         [
             (str(file), 0, "annotation 2: expected COCO's fields"),
+            (str(file), 0, "annotation 1: expected COCO's fields, found id 1 of another annotation of its image"),
             (str(file), 0, "expected image 9 of an annotation among the images, found none"),
             (str(images / "b.jpg"), 0, "expected this image, found none"),
             (str(images / "c.jpg"), 0, "expected an image, found none"),
         ],
     )
+    check.main(["coco", "--split", "train"])
+    # one of no size at all is none
+    assert "warning: 1 frames with a box of negative width or height" in capsys.readouterr().out
 
 
 def test_faults_of_trackingnet_are_all_found(tmp_path, write_frames, monkeypatch, capsys):
@@ -113,11 +118,13 @@ def test_faults_of_trackingnet_are_all_found(tmp_path, write_frames, monkeypatch
     _line(anno / "a.txt", 3, "1,1,1e308,4")
     (anno / "b.txt").write_text("1,1,4,4\n" * 21)
     shutil.rmtree(tmp_path / "TRAIN_0" / "frames" / "c")
-    (tmp_path / "mine.yaml").write_text(f"mine: {{kind: trackingnet, root: {tmp_path}, train: {{sets: [0]}}}}")
+    (tmp_path / "mine.yaml").write_text(f"mine: {{kind: trackingnet, root: {tmp_path}, train: {{sets: [0, 4]}}}}")
     monkeypatch.setenv("DATASETS", str(tmp_path / "mine.yaml"))
     _same(
         _problems("mine", capsys),
         [
+            (str(tmp_path), 0, "expected the sets [0, 4], found no TRAIN_4"),
+            # the sets that are there are looked at all the same
             (str(anno / "a.txt"), 3, "expected numbers up to 1,000,000"),
             (str(anno / "b.txt"), 21, "expected a line for each of the 20 frames, found 21"),
             (str(tmp_path / "TRAIN_0" / "frames" / "c"), 0, "expected a folder of frames, found none"),
