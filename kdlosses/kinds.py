@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from configs.errors import RequestError, nearest
+from configs.schema import Losses
 from configs.section import LAYERS
 
 DEEP, SHALLOW = LAYERS[2:], LAYERS[:2]
@@ -46,6 +47,12 @@ _ROWS = (
     *_deep_and_shallow(Kind("features", "whole features, for a trained projection", version=2, whole=True)),
 )
 KINDS: dict[str, Kind] = {row.name: row for row in _ROWS}
+
+
+def needs_teacher(losses: Losses) -> bool:
+    """Whether a term of an objective needs numbers of the teacher, as the modules of the terms say once torch is there."""
+    alone = ("ground_truth", "correlation_filter", "tracking")
+    return any(name not in alone and getattr(term, "wanted", "teacher") == "teacher" for name, term in losses.active().items())
 
 
 def kind(name: str) -> Kind:

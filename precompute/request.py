@@ -14,7 +14,7 @@ from configs import Config, RequestError, dataset_entry
 from configs.catalog import members
 from configs.files import fingerprint
 from configs.machine import processors
-from kdlosses.kinds import KINDS, kind
+from kdlosses.kinds import KINDS, kind, needs_teacher
 from models.files import require_teacher
 from pairs.identity import pair_identity
 from pairs.stored import crop_bytes_bound, pair_arrays
@@ -93,7 +93,8 @@ class Request:
         set that is another now is refused too; that the rest is the same is printed.
         """
         section, named = self.config.teacher, self.named_targets
-        if section is not None and (named or section.weights is not None):
+        needed = named is None and any(needs_teacher(phase.losses) for phase in self.config.phases_or_one())
+        if section is not None and (named or needed or section.weights is not None):
             require_teacher(section)
         splits = {split: members(self.datasets, split) for split in self.splits}
         everything = dict.fromkeys(name for names in splits.values() for name in names)

@@ -180,6 +180,7 @@ precompute cache --dataset got10k --threads 0
 precompute cache --dataset got10k --teacher none.pth
 precompute cache --dataset got10k --teacher .
 precompute cache --dataset got10k --split train --setting drnet_cfkd --targets iou
+precompute cache --dataset got10k --split train --setting drnet_cfkd
 precompute check
 precompute check nope
 precompute check got10k --decode -5

@@ -11,6 +11,9 @@ from configs.cli import run
 from configs.schema import Losses
 from kdlosses import TARGETS, build_objective
 from kdlosses.__main__ import SETTINGS, main, markdown
+from kdlosses.kinds import needs_teacher
+from kdlosses.modules import MODULES
+from kdlosses.needs import Networks
 from models import LAYERS
 
 ROOT = Path(__file__).parents[2]
@@ -104,3 +107,12 @@ def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "--help")
     assert code == 0
     assert all(word in out for word in ("--setting", "key=value", "--debug", SETTINGS))
+
+
+@pytest.mark.parametrize("name", Losses.sections())
+def test_whether_an_objective_needs_a_teacher_is_known_without_its_modules(name: str) -> None:
+    for options in (*ASKING.get(name, [{}]), *([{"wanted": "label"}] if name == "classifier" else [])):
+        losses = Losses.model_validate({"ground_truth": {}, name: options})
+        channels = dict.fromkeys(LAYERS, 2)
+        networks = Networks(channels, channels, 1)
+        assert needs_teacher(losses) == any(MODULES[type(term)](term, networks).needs.targets for term in losses.active().values())
