@@ -23,8 +23,7 @@ from configs.hooks import samples
 from configs.schema import ImageConfig, PairsConfig, SearchImageConfig
 from models.ascent import Ascent, lines_of
 from models.convert import load_tracker
-from models.deploy import STEPS, deploy, parts, read_deployed
-from models.export import onnx_packages
+from models.deploy import STEPS, deploy, read_deployed, sessions
 from models.inference import Parts
 from models.refine import boxes_of_numbers, climb
 from models.sizes import flops, parameter_counts
@@ -118,11 +117,7 @@ def _torch(path: Path, size: int) -> tuple[Tracker, Callable[[], Any], int]:
 
 
 def _onnx(path: Path) -> tuple[Tracker, Callable[[], Any], int]:
-    _, onnxruntime = onnx_packages()
-    model, facts = read_deployed(path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    sessions = {name: onnxruntime.InferenceSession(content, options) for name, content in parts(model, facts).items()}
+    run, facts = sessions(path)
     image, boxes = _crop(facts.size), _boxes(facts.size, BOXES if facts.numbers == 1 else 1)
     width = blueprint(facts.architecture).bb_regressor.fc3_rt.linear.out_features
     fixed = {"target3": np.ones((1, width), np.float32), "target4": np.ones((1, width), np.float32), "boxes": boxes}
@@ -130,8 +125,8 @@ def _onnx(path: Path) -> tuple[Tracker, Callable[[], Any], int]:
         fixed["step"] = np.asarray(1, np.float32)
 
     def frame() -> Any:
-        maps = sessions["backbone"].run(None, {"image": image})
-        return sessions["refinement"].run(None, {**fixed, **dict(zip(HEAD_LAYERS, maps, strict=True))})
+        maps = run["backbone"].run(None, {"image": image})
+        return run["refinement"].run(None, {**fixed, **dict(zip(HEAD_LAYERS, maps, strict=True))})
 
     return build(facts.architecture), frame, facts.size
 
@@ -158,9 +153,7 @@ def fidelity(tracker: Tracker, path: Path, images: np.ndarray) -> tuple[float, f
 
     images (n, S, S, 3) uint8 RGB: each is searched for what lies in the middle of the one before it.
     """
-    _, onnxruntime = onnx_packages()
-    model, facts = read_deployed(path)
-    sessions = {name: onnxruntime.InferenceSession(content) for name, content in parts(model, facts).items()}
+    run, facts = sessions(path)
     boxes = _boxes(facts.size, BOXES)
     ascent, mean, std = Ascent(tracker.bb_regressor), torch.from_numpy(MEAN)[:, None, None], torch.from_numpy(STD)[:, None, None]
     wrong = []
@@ -171,9 +164,9 @@ def fidelity(tracker: Tracker, path: Path, images: np.ndarray) -> tuple[float, f
             vectors = tracker.modulation(first, torch.from_numpy(boxes[:, 0]))
             lines = lines_of(tracker.bb_regressor.encode(second["layer2"], second["layer3"]))
             refined, predicted = climb(ascent, vectors, lines, torch.from_numpy(boxes), STEPS, 1.0)
-        ours = [dict(zip(HEAD_LAYERS, sessions["backbone"].run(None, {"image": one[None]}), strict=True)) for one in (before, image)]
-        target3, target4 = sessions["modulation"].run(None, {**ours[0], "box": boxes[:, 0]})
-        found = sessions["refinement"].run(
+        ours = [dict(zip(HEAD_LAYERS, run["backbone"].run(None, {"image": one[None]}), strict=True)) for one in (before, image)]
+        target3, target4 = run["modulation"].run(None, {**ours[0], "box": boxes[:, 0]})
+        found = run["refinement"].run(
             None, {"target3": target3, "target4": target4, **ours[1], "boxes": boxes, "step": np.asarray(1, np.float32)}
         )
         wrong.append([np.abs(found[1] - predicted.numpy()).mean() / 2, np.abs(found[0] - refined.numpy()).mean()])

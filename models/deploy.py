@@ -1,7 +1,7 @@
 """A tracker's network as one ONNX file, the refinement of boxes included: what an online tracker runs without PyTorch's networks.
 
 Letters: B images, N boxes, S side of the crop, D width of the head; B and N are free. Boxes (x, y, w, h), crop pixels.
-The file is one graph of three parts, which `parts` takes out again:
+The file is one graph of three parts, which `sessions` takes out again:
     backbone    image (B, S, S, 3) uint8 RGB -> layer2, layer3
     modulation  layer2, layer3 of the first frame, box (B, 4) -> vector3, vector4 (B, D)
     refinement  target3, target4 (those vectors), layer2, layer3 of this frame, boxes (B, N, 4), step (pixels)
@@ -10,8 +10,9 @@ The file is one graph of three parts, which `parts` takes out again:
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from configs.architectures import ARCHITECTURES
 from configs.errors import RequestError
 from configs.files import write_atomic
 from models.ascent import Ascent
@@ -78,25 +80,71 @@ def deploy(
     if precision == "float16":
         halve(whole)
     facts = {"architecture": tracker.architecture, "size": size, "precision": precision, "numbers": tracker.numbers, "setting": setting}
-    onnx.helper.set_model_props(whole, {key: str(value) for key, value in facts.items()})
+    said = {key: str(value) for key, value in facts.items()}
+    onnx.helper.set_model_props(whole, {**said, "sha256": _seal(whole, said)})
     onnx.checker.check_model(whole)
     write_atomic(path, whole.SerializeToString())
 
 
 def read_deployed(path: Path) -> tuple[Any, Facts]:
-    """The model of a file and what it says of itself. RequestError: no such file, or another one."""
+    """The model of a file and what it says of itself. RequestError: no such file, another one, or a damaged one."""
     onnx, _ = onnx_packages()
     if not path.is_file():
         raise RequestError(f"expected an ONNX file, found {'a folder' if path.is_dir() else 'nothing'} at {path}; correct the path")
     try:
         model = onnx.load(path)
         said = {item.key: item.value for item in model.metadata_props}
+        seal = said.pop("sha256", None)  # files of before have none
+        if seal not in (None, _seal(model, said)) or ARCHITECTURES[said["architecture"]].numbers != int(said["numbers"]):
+            raise ValueError("another content than was written")
         return model, Facts(said["architecture"], int(said["size"]), said["precision"], int(said["numbers"]), said["setting"])
     except Exception as error:  # protobuf's own errors have no common base
-        raise RequestError(f"expected a tracker in one ONNX file, found {path}, which is none; make it with `models deploy`") from error
+        raise RequestError(
+            f"expected a tracker in one ONNX file, found {path}, which is none or damaged; make it with `models deploy`"
+        ) from error
 
 
-def parts(model: Any, facts: Facts) -> dict[str, bytes]:
+def _seal(model: Any, said: Mapping[str, str]) -> str:
+    """SHA-256 of what a model computes and says of itself, whichever version of protobuf wrote it."""
+    onnx, _ = onnx_packages()
+    array, value_of = onnx.numpy_helper.to_array, onnx.helper.get_attribute_value
+    seal = hashlib.sha256(repr(sorted(said.items())).encode())
+    for tensor in model.graph.initializer:
+        seal.update(tensor.name.encode() + array(tensor).tobytes())
+    for node in model.graph.node:
+        seal.update(repr((node.op_type, list(node.input), list(node.output))).encode())
+        for attribute in sorted(node.attribute, key=lambda one: one.name):
+            value = value_of(attribute)
+            content = array(value).tobytes() if isinstance(value, onnx.TensorProto) else repr(value).encode()
+            seal.update(attribute.name.encode() + content)
+    return seal.hexdigest()
+
+
+def sessions(path: Path, providers: Sequence[str] = ("CPUExecutionProvider",)) -> tuple[dict[str, Any], Facts]:
+    """Part -> its onnxruntime session, on as many threads as PyTorch has; and what the file says of itself.
+
+    RequestError: as `read_deployed`, or onnxruntime refuses it.
+    """
+    _, onnxruntime = onnx_packages()
+    model, facts = read_deployed(path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        found = {
+            name: onnxruntime.InferenceSession(content, options, providers=list(providers))
+            for name, content in _parts(model, facts).items()
+        }
+        wrong = found["backbone"].get_inputs()[0].shape[1:] != [facts.size, facts.size, 3]
+    except Exception as error:  # what onnx and onnxruntime raise has no common base
+        raise RequestError(
+            f"{path}: expected a tracker that onnxruntime can run, found a damaged one; make it with `models deploy`"
+        ) from error
+    if wrong:
+        raise RequestError(f"{path}: expected crops of {facts.size} as it says, found a graph of others; make it with `models deploy`")
+    return found, facts
+
+
+def _parts(model: Any, facts: Facts) -> dict[str, bytes]:
     """Part -> an ONNX model of it."""
     onnx, _ = onnx_packages()
     extractor = onnx.utils.Extractor(model)

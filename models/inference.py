@@ -32,7 +32,7 @@ class HeadMaps(nn.Module):
             self.register_buffer(name, torch.from_numpy(row).to(next(self.backbone.parameters()).device)[:, None, None])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        pixels = images.permute(0, 3, 1, 2).float()
+        pixels = images.permute(0, 3, 1, 2).contiguous().float()
         maps = self.backbone((pixels - self.get_buffer("mean")) * self.get_buffer("scale"), HEAD_LAYERS)
         return tuple(maps[layer] for layer in HEAD_LAYERS)
 

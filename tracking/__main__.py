@@ -76,7 +76,7 @@ def _track(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         parse_box(options.box)
     if not options.video.isdecimal():
         open_frames(Path(options.video))
-    require_place(options.out, "--out")
+    require_place(options.out or Path("tracked"), "--out")
     from tracking.clip import track_clip  # brings torch
 
     written = track_clip(options.checkpoint, options.video, options.box, options.out, options.setting, overrides, options.device)

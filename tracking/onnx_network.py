@@ -11,7 +11,7 @@ import torch
 
 from configs.errors import RequestError
 from configs.tracking import TrackingConfig
-from models.deploy import STEPS, parts, read_deployed
+from models.deploy import STEPS, sessions
 from models.export import onnx_packages
 from models.tracker import HEAD_LAYERS
 from tracking.network import Features, Vectors
@@ -22,17 +22,9 @@ class OnnxNetwork:
 
     def __init__(self, path: Path, device: torch.device) -> None:
         _, onnxruntime = onnx_packages()
-        model, self.facts = read_deployed(path)
+        gpu = device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        self.sessions, self.facts = sessions(path, ["CUDAExecutionProvider"] * gpu + ["CPUExecutionProvider"])
         self.path, self.architecture, self.device = path, self.facts.architecture, device
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        gpu = (
-            ["CUDAExecutionProvider"] if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers() else []
-        )
-        self.sessions = {
-            name: onnxruntime.InferenceSession(content, options, providers=[*gpu, "CPUExecutionProvider"])
-            for name, content in parts(model, self.facts).items()
-        }
 
     def check(self, config: TrackingConfig) -> None:
         """RequestError where the file cannot do what a tracker of that configuration asks."""

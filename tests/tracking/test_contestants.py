@@ -168,12 +168,13 @@ def test_wrong_requests_write_nothing(weights, demo_video, tmp_path, monkeypatch
         raise cv2.error("no window")
 
     monkeypatch.setattr(cv2, "selectROI", no_window)
+    monkeypatch.chdir(tmp_path)
     clip = demo_video / "val" / "GOT-10k_Val_000001"
-    given = ["tracking", "track", "--checkpoint", str(weights), "--video", str(clip), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    given = ["tracking", "track", "--checkpoint", str(weights), "--video", str(clip), "--device", "cpu"]
     assert teachonce.main([*given, *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert found in line
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "tracked").exists()
 
 
 def test_labels_that_fall_between_the_cells_are_told_of(weights, capsys):

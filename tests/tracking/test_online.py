@@ -122,12 +122,40 @@ def test_wrong_frames_and_networks_are_refused(teacher: OnlineTracker, student: 
         build_tracker(student.with_name("none.pth"), config(), CPU)
 
 
+def _damaged(path: Path) -> dict[str, bytes]:
+    """Files that are no tracker any more: a weight, a node, what it says of itself; also of those that have no checksum."""
+
+    def changed(change, sealed: bool = True) -> bytes:
+        model, _ = read_deployed(path)
+        facts = {item.key: item for item in model.metadata_props}
+        change(model, facts)
+        if not sealed:
+            model.metadata_props.remove(facts["sha256"])
+        return model.SerializeToString()
+
+    def weight(model, facts):
+        tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+        tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]
+
+    def node(model, facts):
+        del model.graph.node[3]
+
+    def says(key: str, value: str):
+        return lambda model, facts: setattr(facts[key], "value", value)
+
+    content = path.read_bytes()
+    cut = {"junk": b"no graph", "empty": b"", "half": content[: len(content) // 2], "weight": changed(weight), "node": changed(node)}
+    lies = {"size": "48", "architecture": "nonsense", "numbers": "4"}
+    return cut | {"bare": changed(node, False)} | {key: changed(says(key, value), False) for key, value in lies.items()}
+
+
 def test_one_onnx_file_tracks_as_its_checkpoint(tmp_path: Path):
     pytest.importorskip("onnxruntime")
     network, _ = load_tracker(DEMO_TEACHER)
     deploy(network, tmp_path / "float32.onnx", 64)
     model, facts = read_deployed(tmp_path / "float32.onnx")
     halve(model)
+    model.metadata_props.remove(next(item for item in model.metadata_props if item.key == "sha256"))  # as files of before
     (tmp_path / "float16.onnx").write_bytes(model.SerializeToString())
     assert facts.architecture == "atom_resnet18medium" and facts.numbers == 1
     assert (tmp_path / "float16.onnx").stat().st_size < 0.55 * (tmp_path / "float32.onnx").stat().st_size
@@ -137,9 +165,10 @@ def test_one_onnx_file_tracks_as_its_checkpoint(tmp_path: Path):
         np.testing.assert_allclose(found, expected, atol=error)
     with pytest.raises(RequestError, match=r"expected tracking.size=64, as fixed in the file, found 96"):
         build_tracker(tmp_path / "float32.onnx", config(size=96), CPU)
-    (tmp_path / "junk.onnx").write_bytes(b"no graph")
-    with pytest.raises(RequestError, match="expected a tracker in one ONNX file"):
-        OnnxNetwork(tmp_path / "junk.onnx", CPU)
+    for name, content in _damaged(tmp_path / "float32.onnx").items():
+        (tmp_path / f"{name}.onnx").write_bytes(content)
+        with pytest.raises(RequestError, match=r"\.onnx.*make it with `models deploy`"):
+            OnnxNetwork(tmp_path / f"{name}.onnx", CPU)
     with pytest.raises(RequestError, match="int8: expected crops"):
         deploy(network, tmp_path / "q.onnx", 64, "int8")
 
