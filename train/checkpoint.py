@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from configs import RunError
-from configs.files import atomic_writer, fsync_folder
+from configs.files import atomic_writer, fsync_folder, read_regular
 
 FILE, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 VERSION = 3
@@ -106,7 +107,7 @@ def load(folder: Path) -> Checkpoint | None:
     """
     faults = []
     for path in (folder / FILE, folder / PREVIOUS):
-        if not path.exists():
+        if not os.path.lexists(path):
             continue
         try:
             position, state = _read(path)
@@ -129,7 +130,10 @@ def adopt(checkpoint: Checkpoint) -> None:
 
 
 def _read(path: Path) -> tuple[Position, dict[str, Any]]:
-    content = memoryview(path.read_bytes())
+    try:
+        content = memoryview(read_regular(path))
+    except OSError as error:
+        raise RunError(f"{path}: expected a checkpoint, found {error.strerror}") from error
     body, trailer = content[:-_TRAILER], bytes(content[-_TRAILER:])
     sealed = trailer.startswith(_MARK)
     if sealed and (found := hashlib.sha256(body).hexdigest()) != (wanted := trailer[len(_MARK) :].decode(errors="replace")):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import models
+from bench.torture.damage import NO_FILE
 from configs import RunError
 from configs.errors import TeachOnceError
 from train import checkpoint
@@ -89,6 +90,19 @@ def test_killed_between_two_files_a_run_has_the_older_and_keeps_it(tmp_path):
 def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path, state, message):
     torch.save(state, tmp_path / FILE)
     with pytest.raises(RunError, match=message):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("what", NO_FILE)
+def test_what_is_no_file_is_no_checkpoint(tmp_path, what):
+    for step in (1, 2):
+        write(tmp_path, step)
+    (tmp_path / FILE).unlink()
+    NO_FILE[what](tmp_path / FILE)
+    found = checkpoint.load(tmp_path)
+    assert found is not None and found.path.name == PREVIOUS and f"{FILE}: expected a checkpoint, found " in found.note
+    (tmp_path / PREVIOUS).unlink()
+    with pytest.raises(RunError, match=r"expected a checkpoint, found .*; delete .* to start the run anew"):
         checkpoint.load(tmp_path)
 
 
