@@ -121,7 +121,7 @@ def watched(curve: Curve, folder: Path, file: Path) -> None:
     if curve.steps:
         make_caches(request)
         metrics = folder / "runs" / "ts_ah_fid" / "seed0" / "metrics.jsonl"
-        with sampled(lambda: 10 * len(metrics.read_text().splitlines()) if metrics.exists() else 0, file):
+        with sampled(lambda: 10 * metrics.read_text().count('"kind": "train"') if metrics.exists() else 0, file):
             train.run.run(config)
         return
 
