@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 import configs
 import teachonce
 import train.__main__
+from cache import Array, Cache, PairSetSpec
 from configs.cli import run
 from configs.schema import Config, PhaseConfig
 
@@ -189,6 +190,11 @@ precompute demo-data --out text.pth
 train run
 train run --setting gt
 train run --setting atom_cfkd
+train run --setting gt cache_dir=held
+train run --setting atom_cfkd dataset=other cache_dir=held
+cache info held/smal
+cache view held/small --pairs 9
+cache gc held/small --target atom/iou
 train run --setting gt dataset=nope
 train run --setting gt dataset=got10k
 train run --setting gt val_dataset=nope dataset=got10k
@@ -267,7 +273,7 @@ bench guard none --reference none
 
 @pytest.fixture
 def place(tmp_path) -> Path:
-    """A data set of GOT-10k's layout without validation, and a file that begins as weights do."""
+    """A data set of GOT-10k's layout without validation, a file that begins as weights do, and a cache without parts below held/."""
     folder = tmp_path / "got10k" / "train" / "one"
     folder.mkdir(parents=True)
     for number in range(40):
@@ -278,6 +284,7 @@ def place(tmp_path) -> Path:
     (folder.parent / "list.txt").write_text("one\n")
     (tmp_path / "weights.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
     (tmp_path / "text.pth").write_text("no weights")
+    Cache.create(tmp_path / "held" / "small", PairSetSpec({"dataset": "other", "split": "train"}, 4, (Array("box", (4,), "float32", "a box"),), 100, 4, 2, {}))
     for folder in ("folder.safetensors", "folder.onnx"):
         (tmp_path / folder).mkdir()
     return tmp_path

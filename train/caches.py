@@ -42,7 +42,7 @@ def resolve_dataset(config: Config) -> Config:
 def other_sizes(config: Config) -> str | None:
     """Where no training pair set of a configuration is there: the first setting of which there is one, what `like` may name."""
     caches, _ = open_below(config.cache_dir)
-    if _fitting(config, caches):
+    if not caches or _fitting(config, caches):
         return None
     return next((name for name in configs.settings() if _fitting(configs.load(name), caches)), None)
 
