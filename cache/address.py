@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,16 @@ Location = Path | Address
 
 
 def location(text: str | Path | Address) -> Location:
-    """What a text means. RequestError: no bucket is named, or `..` stands in its key."""
-    if isinstance(text, Path | Address) or not str(text).startswith("s3:"):
-        return text if isinstance(text, Address) else Path(text)
+    """What a text means. RequestError: no bucket is named, `..` stands in its key, or it is no path."""
+    if isinstance(text, Address):
+        return text
+    if not str(text).startswith("s3:"):
+        try:
+            os.fsencode(text)
+        except ValueError:
+            raise RequestError(f"expected a path, found {str(text)!r:.100}, which no file can have; correct it") from None
+        return Path(text)
+    text = str(text)
     found = _S3.fullmatch(text)
     names = (found[2] or "").strip("/").split("/") if found else []
     if found is None or any(name in (".", "..") for name in names):

@@ -284,7 +284,8 @@ def place(tmp_path) -> Path:
     (folder.parent / "list.txt").write_text("one\n")
     (tmp_path / "weights.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
     (tmp_path / "text.pth").write_text("no weights")
-    Cache.create(tmp_path / "held" / "small", PairSetSpec({"dataset": "other", "split": "train"}, 4, (Array("box", (4,), "float32", "a box"),), 100, 4, 2, {}))
+    boxes = Array("box", (4,), "float32", "a box")
+    Cache.create(tmp_path / "held" / "small", PairSetSpec({"dataset": "other", "split": "train"}, 4, (boxes,), 100, 4, 2, {}))
     for folder in ("folder.safetensors", "folder.onnx"):
         (tmp_path / folder).mkdir()
     return tmp_path

@@ -236,3 +236,10 @@ def test_the_command_has_the_name_that_it_is_called_by(capsys):
             main(arguments, prog="teachonce cache")
         assert ended.value.code == end
         assert "teachonce cache verify" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("words", [("ls", "\ud800"), ("info", "\ud800"), ("export", "\ud800", "x.h5"), ("ls", "a" * 300)])
+def test_a_name_that_no_file_can_have_is_one_line(words, capsys):
+    assert run(main, words) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and said[:-1].isprintable()
