@@ -45,7 +45,9 @@ override TEACHONCE := $(BIN)/teachonce
 override CHECKPOINTS = $(if $(CHECKPOINT),if [ -f "$$CHECKPOINT" ] || [ -f "$${CHECKPOINT$(hash)*=}" ]; then checkpoints=(--checkpoint "$$CHECKPOINT"); \
   else checkpoints=($$(printf -- '--checkpoint %s ' $$CHECKPOINT)); fi;)
 override NUMBERED := [[ "$$GPUS" =~ ^[1-9][0-9]?$$ ]] || { echo "error: GPUS: expected a whole number from 1 to 99, found '$$GPUS'; correct it" >&2; exit 2; };
-override LAUNCH := $(if $(filter-out 1,$(GPUS)),$(NUMBERED) $(BIN)/torchrun --standalone --nproc-per-node "$$GPUS" --no-python $(TEACHONCE),$(TEACHONCE))
+# torchrun puts a traceback below the line of a refused request, which every process prints: one is asked before
+override LAUNCH := $(if $(filter-out 1,$(GPUS)),$(NUMBERED) launch() { TEACHONCE_ASK=1 WORLD_SIZE="$$GPUS" $(TEACHONCE) "$$@"; \
+  $(BIN)/torchrun --standalone --nproc-per-node "$$GPUS" --no-python $(TEACHONCE) "$$@"; }; launch,$(TEACHONCE))
 
 .PHONY: help setup demo demo-eval demo-teacher cache train study eval track test lowest lint bench bench-guard torture tensorboard verify view check clean
 

@@ -16,8 +16,9 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make he
 
 STUB = """#!/bin/sh
 { printf '%s\\037' "$@"; echo; } >> "$SEEN"
+[ -z "$TEACHONCE_ASK" ] || { echo "asked, of $WORLD_SIZE"; exit "$REFUSED"; }
 """
-"""Writes its words down, a command a line."""
+"""Writes its words down, a command a line; asked whether a request is understood, it answers with exit code REFUSED."""
 WORDS = {"ARGS": " ", "SETTINGS": " ", "SEEDS": " ", "CHECKPOINT": " --checkpoint "}
 """Lists, split at spaces -> what stands between two of their words."""
 USES = {
@@ -116,12 +117,21 @@ def test_no_other_value_runs_anything_either(workplace, by):
     assert set(workplace.rglob("*")) - before <= {workplace / "seen"}
 
 
-def test_several_processes_are_started_by_torchrun(workplace):
-    (command,) = _make(
+def test_several_processes_are_started_by_torchrun_once_one_has_understood_the_request(workplace, monkeypatch):
+    monkeypatch.setenv("REFUSED", "0")
+    asked, command = _make(
         workplace, "train", {"GPUS": "2", "ARGS": "train.freeze=[backbone,head] losses.tracking={weight:\t1}"}, "command line"
     )
     assert command[:4] == ["--standalone", "--nproc-per-node", "2", "--no-python"]
     assert command[-3:] == ["train.freeze=[backbone,head]", "losses.tracking={weight:", "1}"]
+    assert asked == command[5:] and command[4].endswith("bin/teachonce")
+
+
+def test_a_request_that_one_process_refuses_starts_no_others(workplace, tmp_path):
+    seen = {"SEEN": str(tmp_path / "seen"), "REFUSED": "2"}
+    done = subprocess.run(["make", "train", "GPUS=2"], cwd=workplace, env=os.environ | seen, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stdout.count("asked, of 2\n") == 1
+    assert (tmp_path / "seen").read_text().startswith("train\037run\037") and (tmp_path / "seen").read_text().count("\n") == 1
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1e3", "2.0", "1_0", "2; touch F", "1000000", "2 3"])

@@ -19,7 +19,7 @@ GLIBC = platform.libc_ver()[0] == "glibc"
 
 def run_python(code: str, **environment: str) -> str:
     """What a Python of its own prints, with nothing of this process' allocator and threads in its environment."""
-    names = ("MALLOC_", "OMP_", "MKL_", process.KEEP, "RANK", "LOCAL_WORLD_SIZE")
+    names = ("MALLOC_", "OMP_", "MKL_", process.KEEP, process.ASK, "RANK", "LOCAL_WORLD_SIZE")
     plain = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     done = subprocess.run([sys.executable, "-c", code], env=plain | environment, cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout
@@ -128,3 +128,8 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path, monke
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # as of a file system mounted to read only, for whoever asks
     with pytest.raises(RequestError, match="RUN_DIR: expected a folder that can be written to, found one without the right to write"):
         machine.require_place(tmp_path / "new", "RUN_DIR")
+
+
+def test_a_command_that_is_only_asked_ends_where_work_begins():
+    code = "from configs.process import settle; settle(); print('worked')"
+    assert run_python(code, TEACHONCE_ASK="1") == "" and run_python(code).endswith("worked\n")
