@@ -90,11 +90,15 @@ def open_videos(dataset: str, split: str | None = None) -> VideoSet:
     A sequence that cannot be read is among the problems. RequestError: no such data set, folder, file or split, or no sequence to read.
     """
     path = Path(dataset)
+    is_video = path.suffix.lower() in VIDEO_SUFFIXES
+    # a name of the catalog is that data set, also where a folder of its name lies here; ./name is the folder
+    is_folder = not is_video and path.is_dir() and not is_known(dataset)
+    if split is not None and (is_video or is_folder):
+        raise RequestError(f"--split: expected a data set of the catalog beside it, found {dataset}; a folder or video has no splits")
     try:
-        if path.suffix.lower() in VIDEO_SUFFIXES:
+        if is_video:
             return _of_video(path)
-        # a name of the catalog is that data set, also where a folder of its name lies here; ./name is the folder
-        if path.is_dir() and not is_known(dataset):
+        if is_folder:
             return _opened(path.resolve().name, "folder", path, "val", {})
         entry = dataset_entry(dataset)
         kind, split = _chosen(dataset, entry, split)

@@ -233,6 +233,8 @@ def test_a_folder_is_a_data_set(tmp_path):
     ("dataset", "split", "words"),
     [
         ("nothing.mp4", None, "expected a video, found nothing"),
+        ("nothing.mp4", "val", "a folder or video has no splits"),
+        ("/", "val", "a folder or video has no splits"),
         ("coco", None, "COCO_ROOT"),
         ("mine", "training", "expected a split among test, found 'training'"),
         ("nowhere", None, "expected one of"),
