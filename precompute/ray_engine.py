@@ -205,7 +205,9 @@ def _connect() -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
     except (RuntimeError, ValueError, OSError) as error:
         what = str(error).strip().partition("\n")[0]
-        raise RunError(f"ray: expected a cluster, found {what:.300}; see RAY_ADDRESS and `ray status`, or leave ENGINE out") from None
+        raise RunError(
+            f"ray: expected a cluster, found {what:.300}; see RAY_ADDRESS, RAY_AUTH_MODE and `ray status`, or leave ENGINE out"
+        ) from None
 
 
 def shape(nodes: list[dict[str, float]], device: str, wanted: int | None) -> tuple[int, dict[str, float]]:
