@@ -239,7 +239,10 @@ class TrainConfig(Section):
         None, description="proposals a pair that a step draws from those of the cache (pairs.proposals), anew each time; null: all"
     )
     check_pairs: int = Field(
-        8, ge=0, lt=2**16, description="pairs recomputed with the live teacher before the first epoch, if its weights are at hand"
+        8,
+        ge=0,
+        lt=2**16,
+        description="pairs recomputed with the live teacher before the first epoch, if its weights are at hand; 0: none is loaded for it",
     )
     seed: Seed = Field(0, description="of initialisation, order and fresh augmentation")
     device: Device = Field("auto", description="auto, cpu, cuda or cuda:n")

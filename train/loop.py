@@ -317,8 +317,8 @@ class PhaseLoop:
         require_finite(epoch, result)
 
     def _teacher_to_refine(self) -> list[Tracker]:
-        """The teacher's network before the first step, where its weights are at hand: its refinement gain stays what it is."""
-        spec = self.setup.inputs.teacher
-        if self.position.step or not self.config.train.refine_pairs or spec is None or spec.weights is None:
+        """The teacher's network before the first step, where it may check the caches: its refinement gain stays what it is."""
+        spec, config = self.setup.inputs.teacher, self.config.train
+        if self.position.step or not (config.refine_pairs and config.check_pairs) or spec is None or spec.weights is None:
             return []
         return [spec.load(self.device).tracker]

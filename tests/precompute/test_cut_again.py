@@ -66,7 +66,7 @@ def test_one_overwritten_frame_is_found_by_every_pair_that_shows_it(root, tmp_pa
     assert image is not None and cv2.imwrite(str(frame), cv2.flip(image, 0))
     before = digests(path)
     capsys.readouterr()
-    assert fill("--pairs", "40") == 2
+    assert fill() == 2
     error = capsys.readouterr().err
     assert f"expected the frames that it was cut from, found others in {root}: of 40 pairs cut again" in error
     assert str(frame) in error and error.count("\n") == 1 and digests(path) == before

@@ -28,7 +28,7 @@ SHORT = ("train.check_pairs=0", "train.val_batches=1", "train.pictures=1")
 def runs(world: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One cached run, one of ground truth alone."""
     folder = tmp_path_factory.mktemp("runs")
-    return [run(world.config(*SHORT, runs=folder)), run(world.config(*SHORT, setting="gt", runs=folder))]
+    return [run(world.config(*SHORT, "train.check_pairs=1", runs=folder)), run(world.config(*SHORT, setting="gt", runs=folder))]
 
 
 def rows_of(page: str, heading: str) -> list[list[str]]:
