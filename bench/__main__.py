@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import configs
-from configs.cli import Parser, run
+from configs.cli import Parser, run, whole
 from configs.errors import RequestError
 from configs.gpu import require_device
 from configs.machine import require_file_place
@@ -74,13 +74,6 @@ def main(arguments: Sequence[str], prog: str = "python -m bench") -> int:
 
     measure(options, machine)
     return 0
-
-
-def whole(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r:.60}")
-    return int(text)
 
 
 def parser(prog: str) -> Parser:

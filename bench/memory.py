@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from configs.cli import Parser, run
+from configs.cli import Parser, run, whole
 from configs.errors import RunError
 from configs.files import write_atomic
 from configs.process import settle
@@ -174,9 +174,9 @@ def parser(prog: str) -> Parser:
     """The options."""
     parser = Parser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for memory.json and memory.svg")
-    parser.add_argument("--batches", type=int, default=3000, help="of the small crops (default: 3000)")
-    parser.add_argument("--pairs", type=int, default=1024, help="that precompute makes at 288 pixels (default: 1024, a part)")
-    parser.add_argument("--steps", type=int, default=60, help="of training at 288 pixels (default: 60)")
+    parser.add_argument("--batches", type=whole, default=3000, help="of the small crops (default: 3000)")
+    parser.add_argument("--pairs", type=whole, default=1024, help="that precompute makes at 288 pixels (default: 1024, a part)")
+    parser.add_argument("--steps", type=whole, default=60, help="of training at 288 pixels (default: 60)")
     parser.add_argument("--only", nargs="+", choices=tuple(curves(1, 1, 1)), help="curves (default: all)")
     return parser
 

@@ -61,6 +61,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
+def whole(text: str) -> int:
+    """The type of an option that takes a whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r:.60}")
+    return int(text)
+
+
 def _is_override(word: str) -> bool:
     return "=" in word and not word.startswith("-")
 

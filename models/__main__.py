@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.cli import Parser, run
+from configs.cli import Parser, run, whole
 from configs.errors import RequestError, printable
 from configs.machine import require_file_place, require_place
 from configs.process import settle
@@ -23,13 +23,6 @@ def _side(text: str) -> int:
     """Side of a crop: whole cells at every stride."""
     if not text.isdecimal() or int(text) < 32 or int(text) % 16:
         raise argparse.ArgumentTypeError(f"expected a multiple of 16, at least 32, found {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r:.60}")
     return int(text)
 
 
@@ -47,8 +40,8 @@ def _geometry(options: argparse.Namespace) -> PairsConfig:
 
 def parser(prog: str) -> Parser:
     """The command line."""
-    whole = Parser(prog=prog, description="Look at, convert and export the weights of trackers. No input file is run.")
-    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    top = Parser(prog=prog, description="Look at, convert and export the weights of trackers. No input file is run.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     show = commands.add_parser("show", help="what is in a checkpoint, of any network: architecture, sizes, settings")
     show.add_argument("file", metavar="FILE", help=INPUT)
@@ -93,8 +86,8 @@ def parser(prog: str) -> Parser:
     speed = commands.add_parser("bench", help="parameters, multiply-adds, MB and frames a second of networks, side by side")
     speed.add_argument("files", metavar="FILE", nargs="+", help=f"{INPUT}, or ONNX of `deploy`")
     speed.add_argument("--crop-size", type=_side, default=PairsConfig().test.size, help="side of the crop (default: %(default)s)")
-    speed.add_argument("--threads", type=_count, default=1, help="of PyTorch and onnxruntime (default: %(default)s)")
-    return whole
+    speed.add_argument("--threads", type=whole, default=1, help="of PyTorch and onnxruntime (default: %(default)s)")
+    return top
 
 
 def main(arguments: Sequence[str], prog: str = "python -m models") -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import configs
-from configs.cli import Parser, run
+from configs.cli import Parser, run, whole
 from configs.errors import RequestError
 from configs.gpu import require_device
 from configs.process import settle
@@ -71,13 +71,6 @@ def _require_engine(options: argparse.Namespace) -> None:
         raise RequestError("--engine ray: expected the package ray, found none; pip install 'teachonce[ray]'")
 
 
-def _count(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r:.60}")
-    return int(text)
-
-
 def parser(prog: str) -> Parser:
     """Every option of the three commands."""
     top = Parser(prog=prog, description=__doc__)
@@ -88,17 +81,17 @@ def parser(prog: str) -> Parser:
     cache.add_argument("--dataset", required=True, help="names of configs/datasets.yaml, separated by spaces: one cache each")
     cache.add_argument("--setting", default="atom_cfkd", help="a setting: its pair set, its teacher, the targets its losses need")
     cache.add_argument("--split", choices=("train", "val"), help="fill one split only (default: both)")
-    cache.add_argument("--pairs", type=_count, help="pairs of the training split (pairs.count)")
-    cache.add_argument("--val-pairs", type=_count, help="pairs of the validation split (pairs.val_count)")
+    cache.add_argument("--pairs", type=whole, help="pairs of the training split (pairs.count)")
+    cache.add_argument("--val-pairs", type=whole, help="pairs of the validation split (pairs.val_count)")
     cache.add_argument("--teacher", help="weights of the teacher: safetensors, PyTorch or PyTracking checkpoint (teacher.weights)")
     cache.add_argument("--targets", help="targets instead of those the setting needs: all, none, or names that `teachonce losses` lists")
     cache.add_argument("--share", metavar="I/N", help="fill part k only where k mod N = I (default: whatever no other worker has claimed)")
     cache.add_argument(
         "--engine", choices=("ray",), help="ray: parts are tasks of Ray Core, here or on the cluster of RAY_ADDRESS (default: this process)"
     )
-    cache.add_argument("--actors", type=_count, metavar="N", help="of Ray (default: one a GPU; without GPUs one a node)")
+    cache.add_argument("--actors", type=whole, metavar="N", help="of Ray (default: one a GPU; without GPUs one a node)")
     cache.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:n (default: auto)")
-    cache.add_argument("--threads", type=_count, help="threads that cut and decode crops (default: all processors)")
+    cache.add_argument("--threads", type=whole, help="threads that cut and decode crops (default: all processors)")
     cache.add_overrides("overrides of the configuration, e.g. pairs.test.size=256")
     commands.add_parser("demo-data", help="generate the demo's data set", add_help=False)
     commands.add_parser("check", help="look a data set over before any work", add_help=False)

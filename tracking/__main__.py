@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import configs
-from configs.cli import Parser, run
+from configs.cli import Parser, run, whole
 from configs.errors import RequestError
 from configs.gpu import require_device
 from configs.machine import processors, require_place
@@ -96,13 +96,6 @@ def _vot(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
-def _count(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r:.60}")
-    return int(text)
-
-
 def _seed(text: str) -> int:
     """A whole number from 0 on, as `tracking.seed` takes it."""
     if not text.isdecimal() or len(text) > 18:
@@ -130,14 +123,14 @@ def parser(prog: str) -> Parser:
     several.add_argument("--dataset", required=True, help="a data set of configs/datasets.yaml, a folder, or a video with its .txt")
     several.add_argument("--split", help="val, test or train, where the data set has several (default: its usual one)")
     several.add_argument("--sequences", nargs="+", metavar="NAME", help="these alone")
-    several.add_argument("--first", type=_count, metavar="N", help="the first N sequences alone")
+    several.add_argument("--first", type=whole, metavar="N", help="the first N sequences alone")
     several.add_argument(
         "--baselines", nargs="+", metavar="NAME", help="none, or some of still, opencv, classifier, refinement (default: all)"
     )
     several.add_argument(
         "--seeds", nargs="+", type=_seed, metavar="N", help="track every checkpoint once with each tracking.seed, as NAME-track<N>"
     )
-    several.add_argument("--jobs", type=_count, help="processes (default: one a processor)")
+    several.add_argument("--jobs", type=whole, help="processes (default: one a processor)")
     several.add_argument("--out", type=Path, default=Path("evals"), help="results are kept in OUT/<data set>/<tracker> (default: evals)")
     several.add_argument("--files", action="store_true", help="write the result files of the benchmark too, and its zip")
     one = commands.add_parser(
