@@ -17,14 +17,14 @@ def require_use(overrides: Sequence[str], *configurations: Config) -> None:
     One that only says that something is off asks for nothing, and is fine. What depends on data or machine is not judged.
     """
     tables = [without_use(config) for config in configurations]
-    for key in (key for override in overrides for key in _leaves(nested(override))):
+    for key in _fields(overrides):
         if all(key in table for table in tables):
             raise RequestError(f"override {key:.100}: expected a setting in which {tables[0][key]}, or leave it out")
 
 
 def require_once(overrides: Sequence[str], options: Mapping[str, str]) -> None:
     """RequestError for an override of what an option of the command states already. options: field -> option, of those that are given."""
-    for key in (key for override in overrides for key in _leaves(nested(override))):
+    for key in _fields(overrides):
         if key in options:
             raise RequestError(f"override {key:.100}: expected it or {options[key]}, found both; give one of them")
 
@@ -48,6 +48,12 @@ def without_use(config: Config) -> dict[str, str]:
         climbing = RefinementConfig.model_fields.keys() - {"size_rate"}
         rows |= {f"tracking.refinement.{name}": "boxes climb to the target; tracking.variant=drnet answers at once" for name in climbing}
     return {key: str(why) for key, why in rows.items() if why}
+
+
+def _fields(overrides: Sequence[str]) -> Iterator[str]:
+    """Every field that overrides state, one by one where they state a section."""
+    for override in overrides:
+        yield from _leaves(nested(override))
 
 
 def _leaves(tree: dict[str, Any], above: str = "") -> Iterator[str]:

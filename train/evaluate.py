@@ -12,7 +12,7 @@ refinement_gain: their difference. What a tracker makes of the network in one fr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ class Validation:
         if teacher is not None:
             self.teacher.add(teacher.float(), boxes)
 
-    def refine(self, trackers: Iterable[Any], batch: Batch, config: RefinementConfig, most: int) -> None:
+    def refine(self, trackers: Sequence[Any], batch: Batch, config: RefinementConfig, most: int) -> None:
         """Refines the proposals of a batch with every student, and with the teacher where it comes behind them.
 
         Nothing more once `most` pairs have been.
@@ -102,6 +102,7 @@ class Validation:
         self.refined_pairs += len(boxes)
         step = step_pixels(config.step, boxes.test.size, boxes.test.area_factor)
         before = box_iou(boxes.proposals, boxes.test_box[:, None]).double()
+        assert len(self.gains) - 1 <= len(trackers) <= len(self.gains)
         for sums, tracker in zip(self.gains, trackers, strict=False):
             refined = refine(tracker, (batch.ref, batch.test), boxes.ref_box, boxes.proposals, config.steps, step)
             after = box_iou(refined, boxes.test_box[:, None]).double()

@@ -53,6 +53,8 @@ class Setup:
     halt: Halt
     watch: Watch | None = None
     compiles: bool = False
+    checker: LiveTeacher | None = None
+    """the teacher that has checked the caches of a run that begins, until its first validation"""
 
 
 @dataclass
@@ -317,8 +319,6 @@ class PhaseLoop:
         require_finite(epoch, result)
 
     def _teacher_to_refine(self) -> list[Tracker]:
-        """The teacher's network before the first step, where it may check the caches: its refinement gain stays what it is."""
-        spec, config = self.setup.inputs.teacher, self.config.train
-        if self.position.step or not (config.refine_pairs and config.check_pairs) or spec is None or spec.weights is None:
-            return []
-        return [spec.load(self.device).tracker]
+        """The teacher's network at the first validation, where it has checked the caches: its refinement gain stays what it is."""
+        teacher, self.setup.checker = self.setup.checker, None
+        return [teacher.network.tracker] if teacher is not None else []

@@ -149,10 +149,12 @@ def _train(config: Config, before: Config | None, folder: Path, place: tuple[tor
         for objective, origin in zip(objectives, plan.train, strict=True):
             adopt_projection(objective, inputs.train[0], inputs.teacher, origin.cached)
         # building networks draws random numbers; the run's own are drawn later, from its seed
-        teacher = teacher_of(setup, position)
+        setup.checker = teacher_of(setup, position)
         _check_frames(setup)
-        _check_caches(setup, position, teacher)
-        setup.teacher = teacher if plan.needs_teacher else None
+        _check_caches(setup, position, setup.checker)
+        setup.teacher = setup.checker if plan.needs_teacher else None
+        if position.step or not config.train.check_pairs:
+            setup.checker = None
         students = students_of(setup, state)
         setup.compiles = _compiles(setup, position)
         if world > 1:
