@@ -12,7 +12,7 @@ from configs.cli import Parser, run, whole
 from configs.errors import RequestError
 from configs.gpu import require_device
 from configs.machine import processors, require_place
-from tracking.request import BASELINES, named_path, parse_box, require_baselines
+from tracking.request import BASELINES, PLACE, named_path, parse_box, require_baselines
 
 
 def main(arguments: Sequence[str], prog: str = "python -m tracking") -> int:
@@ -76,7 +76,7 @@ def _track(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         parse_box(options.box)
     if not options.video.isdecimal():
         open_frames(Path(options.video))
-    require_place(options.out or Path("tracked"), "--out")
+    require_place(options.out or PLACE, "--out")
     from tracking.clip import track_clip  # brings torch
 
     written = track_clip(options.checkpoint, options.video, options.box, options.out, options.setting, overrides, options.device)

@@ -23,7 +23,7 @@ from tracking.contestants import of_checkpoint
 from tracking.evaluate import one_thread
 from tracking.frames import camera, open_frames
 from tracking.one_pass import Answer, answers
-from tracking.request import parse_box
+from tracking.request import PLACE, parse_box
 from tracking.strips import INKS, draw_box, write
 
 PANEL = 960  # pixels that a panel is at most wide
@@ -75,7 +75,7 @@ def track_clip(
     if not isinstance(first, np.ndarray):
         raise RequestError(f"{video}: expected a first frame, found none{f' ({first})' if first is not None else ''}; give another video")
     start = given or ask_box(first)
-    folder = out or Path("tracked") / name
+    folder = out or PLACE / name
     rows: list[tuple[Answer, ...]] = []
     built = [tracker.build(device) for tracker in trackers]
     with one_thread(), ProgressBar(name, count, "frame", shown=count > 0) as progress, film(folder / "tracked.mp4", rate) as screen:

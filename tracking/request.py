@@ -12,6 +12,9 @@ from models.files import is_safetensors
 BASELINES = ("still", "opencv", "classifier", "refinement")
 """By name: a box that stands still, OpenCV's tracker, and the first checkpoint's classifier or refinement alone."""
 
+PLACE = Path("tracked")
+"""Where `track` writes, a folder a video, unless it is told otherwise."""
+
 
 def named_path(text: str) -> tuple[str, Path]:
     """(name, file) of a checkpoint given as NAME=PATH, or as PATH (the name is ""). RequestError: no file there, or one of no network."""
