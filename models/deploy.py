@@ -148,6 +148,8 @@ def _parts(model: Any, facts: Facts) -> dict[str, bytes]:
     """Part -> an ONNX model of it."""
     onnx, _ = onnx_packages()
     extractor = onnx.utils.Extractor(model)
+    if hasattr(extractor, "vimap"):  # onnx 1.17 does not find an output of one part that is an input of another
+        extractor.vimap.update({value.name: value for value in extractor.graph.output})
     wanted = {name: (list(inputs), list(outputs)) for name, (inputs, outputs) in PARTS.items()}
     if facts.numbers == 4:
         wanted["refinement"] = ([name for name in PARTS["refinement"][0] if name != "step"], ["refined"])
@@ -187,7 +189,7 @@ def _inputs(tracker: Tracker, size: int) -> dict[str, tuple[Tensor, ...]]:
 def _joined(models: dict[str, Any]) -> Any:
     """One model of all parts: they meet in the names of their inputs and outputs."""
     onnx, _ = onnx_packages()
-    parts = [onnx.compose.add_prefix(model, f"{name}/", rename_inputs=False, rename_outputs=False) for name, model in models.items()]
+    parts = [_prefixed(model, f"{name}/") for name, model in models.items()]
     produced = {value.name for part in parts for value in part.graph.output}
     inputs = {value.name: value for part in parts for value in part.graph.input if value.name not in produced}
     graph = onnx.helper.make_graph(
@@ -200,6 +202,20 @@ def _joined(models: dict[str, Any]) -> Any:
     versions = sorted({(item.domain, item.version) for part in parts for item in part.opset_import})
     sets = [onnx.helper.make_opsetid(*item) for item in dict(versions).items()]
     return onnx.helper.make_model(graph, opset_imports=sets, ir_version=max(part.ir_version for part in parts))
+
+
+def _prefixed(model: Any, prefix: str) -> Any:
+    """The model with a prefix before every name but those of its inputs and outputs."""
+    onnx, _ = onnx_packages()
+    own = {prefix + value.name: value.name for value in (*model.graph.input, *model.graph.output)}
+    # onnx 1.17 renames inputs whatever rename_inputs says: all are renamed, and these back
+    part = onnx.compose.add_prefix(model, prefix)
+    for node in part.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [own.get(name, name) for name in names]
+    for value in (*part.graph.input, *part.graph.output):
+        value.name = own.get(value.name, value.name)
+    return part
 
 
 def halve(model: Any) -> None:
