@@ -145,15 +145,20 @@ def sessions(path: Path, providers: Sequence[str] = ("CPUExecutionProvider",)) -
 
 
 def _parts(model: Any, facts: Facts) -> dict[str, bytes]:
-    """Part -> an ONNX model of it."""
+    """Part -> an ONNX model of it: what `_joined` has put together, told apart by the prefix of all names within a part."""
     onnx, _ = onnx_packages()
-    extractor = onnx.utils.Extractor(model)
-    if hasattr(extractor, "vimap"):  # onnx 1.17 does not find an output of one part that is an input of another
-        extractor.vimap.update({value.name: value for value in extractor.graph.output})
-    wanted = {name: (list(inputs), list(outputs)) for name, (inputs, outputs) in PARTS.items()}
+    graph = model.graph
+    met = {value.name: value for value in (*graph.input, *graph.output)}
+    wanted = dict(PARTS)
     if facts.numbers == 4:
-        wanted["refinement"] = ([name for name in PARTS["refinement"][0] if name != "step"], ["refined"])
-    return {name: extractor.extract_model(*names).SerializeToString() for name, names in wanted.items()}
+        wanted["refinement"] = (tuple(name for name in PARTS["refinement"][0] if name != "step"), ("refined",))
+    found = {}
+    for part, (inputs, outputs) in wanted.items():
+        nodes = [node for node in graph.node if any(name.startswith(f"{part}/") or name in outputs for name in node.output)]
+        tensors = [tensor for tensor in graph.initializer if tensor.name.startswith(f"{part}/")]
+        own = onnx.helper.make_graph(nodes, part, [met[name] for name in inputs], [met[name] for name in outputs], tensors)
+        found[part] = onnx.helper.make_model(own, opset_imports=model.opset_import, ir_version=model.ir_version).SerializeToString()
+    return found
 
 
 def _graphs(tracker: Tracker) -> dict[str, Graph]:
