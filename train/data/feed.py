@@ -30,6 +30,7 @@ from pairs.replay import boxes_of, crops_of, pinned, to_device
 from pairs.stored import BOXES, ROWS
 from train.data.augment import ALL, choose_proposals, draw_fresh, fresh_proposals, is_fresh
 from train.data.order import Positions
+from train.data.pace import Pace
 from train.data.waits import Waits
 
 AHEAD = 4
@@ -109,6 +110,7 @@ class Feed:
     def __init__(self, spec: FeedSpec) -> None:
         self.spec = spec
         self._waits = Waits(spec.device)
+        self._pace = Pace(spec.device)
         self._copies: torch.cuda.Stream | None = None
         images = spec.pairs.ref.size, spec.pairs.test.size
         blurs = spec.augment == "fresh" or spec.mix > 0
@@ -125,6 +127,7 @@ class Feed:
         """
         stream = self._decoder.start(self._read_ahead(start, stop))
         while True:
+            self._pace.step()
             with self._waits:
                 try:
                     images, step = stream.batch()
