@@ -49,7 +49,6 @@ GROWTH: dict[str, set[tuple[str, str]]] = {
 OF_TEACHER = {term for target in TARGETS.values() for term in target.needed_by}
 # The demo's settings have a geometry of their own; here they take that of the others.
 ONE_JITTER = ("pairs.test.center_jitter=4.5", "pairs.test.scale_jitter=0.5")
-ONE_CROP = ("pairs.min_frames=20", "pairs.ref.area_factor=5", "pairs.test.area_factor=5", "student.weights=null")
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,8 @@ def small(setting: str, folder: Path) -> Config:
         changes.append("student.weights=null")  # nothing is fetched in a test
     if setting == "drnet_cfkd":
         changes.append(DRNET)
-    if setting in ("demo", "demo_gt", "demo_teacher_fine"):
+    if setting in ("demo", "demo_gt"):
         changes += ONE_JITTER
-    if setting == "demo_teacher_fine":
-        changes += ONE_CROP
     return configs.load(setting, changes)
 
 
