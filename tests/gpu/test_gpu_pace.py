@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.data.pace import AHEAD, Pace
+from train.data.pace import LEAD, Pace
 
 pytestmark = pytest.mark.gpu
 BATCH = 2**25
@@ -27,4 +27,4 @@ def test_a_host_that_is_faster_than_the_gpu_holds_few_batches(device):
         torch.cuda._sleep(10_000_000)  # about 5 ms, many times what the host takes
         del images
     torch.cuda.synchronize(device)
-    assert torch.cuda.memory_reserved(device) - before <= (AHEAD + 2) * BATCH
+    assert torch.cuda.memory_reserved(device) - before <= (LEAD + 2) * BATCH

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from train.data import pace
-from train.data.pace import AHEAD, Pace
+from train.data.pace import LEAD, Pace
 
 
 class Event:
@@ -25,7 +25,7 @@ class Event:
         Event.waited.append(self.number)
 
 
-@pytest.mark.parametrize("steps", [AHEAD, AHEAD + 1, 3 * AHEAD])
+@pytest.mark.parametrize("steps", [LEAD, LEAD + 1, 3 * LEAD])
 def test_the_batch_so_many_steps_ago_is_waited_for_and_no_later_one(monkeypatch, steps):
     monkeypatch.setattr(pace.torch.cuda, "Event", Event)
     monkeypatch.setattr(Event, "made", 0)
@@ -33,10 +33,13 @@ def test_the_batch_so_many_steps_ago_is_waited_for_and_no_later_one(monkeypatch,
     paced = Pace(torch.device("cuda"))
     for step in range(steps):
         paced.step()
-        assert Event.waited == list(range(step + 1 - AHEAD))
+        assert Event.waited == list(range(step + 1 - LEAD))
 
 
 def test_a_processor_has_nothing_to_wait_for(monkeypatch):
-    monkeypatch.setattr(pace.torch.cuda, "Event", None)
-    for _ in range(2 * AHEAD):
-        Pace(torch.device("cpu")).step()
+    monkeypatch.setattr(pace.torch.cuda, "Event", Event)
+    monkeypatch.setattr(Event, "made", 0)
+    paced = Pace(torch.device("cpu"))
+    for _ in range(2 * LEAD):
+        paced.step()
+    assert Event.made == 0
